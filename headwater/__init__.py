@@ -1,0 +1,3 @@
+"""Headwater: a feature store service on Feast definitions."""
+
+__version__ = "0.1.0"

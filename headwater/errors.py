@@ -1,0 +1,38 @@
+"""What can go wrong, by what the caller should do about it. Each message ends with the remedy."""
+
+from __future__ import annotations
+
+
+class HeadwaterError(Exception):
+    """Base of every error that a user can mend; shown as one line, without a stack trace."""
+
+
+class DefinitionError(HeadwaterError):
+    """An object of the catalogue cannot be served as it is defined."""
+
+    def __init__(self, name: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{name}: {reason}. {remedy}.")
+        self.name, self.reason, self.remedy = name, reason, remedy
+
+
+class SettingError(HeadwaterError):
+    """An environment variable makes no sense."""
+
+    def __init__(self, key: str, value: str, wanted: str) -> None:
+        super().__init__(f"{key}={value!r} makes no sense: it wants {wanted}.")
+
+
+class BadRequestError(HeadwaterError):
+    """The client's mistake; `status` is the HTTP status that says so."""
+
+    def __init__(self, message: str, status: int = 422) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StoreUnavailableError(HeadwaterError):
+    """A store did not answer in time; the same request may succeed later."""
+
+
+class LogConflictError(HeadwaterError):
+    """Another worker appended this partition's events; drop the batch and start from its offset."""

@@ -1,0 +1,372 @@
+"""Compiled loops over windowed state: merge operators, folding events, reading and sliding windows.
+
+All state is 8-byte words. A slot holds an int64 or the bits of a float64, as its operator says;
+every operator is `identity`, `lift` (one event) and `merge` (two partials), and nothing is ever
+subtracted. `headwater.windows` is the door to this module and describes the layout.
+"""
+
+# Numba compiles a subset of Python: explicit loops and int indices are the idiom here.
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+COUNT, SUM_I, SUM_F, MIN_I, MIN_F, MAX_I, MAX_F, MOMENTS, FIRST, LAST = range(10)
+#: Words that the partial of each operator takes.
+WIDTHS = (1, 1, 1, 1, 1, 1, 1, 3, 3, 3)
+
+#: Words before a section's tiles: last offset, source, watermark, sizes (tiles | head), object words.
+HEADER = 5
+I64_MAX = np.iinfo(np.int64).max
+I64_MIN = np.iinfo(np.int64).min
+
+
+@njit(cache=True)
+def identity(ops, slots_i, slots_f, at):
+    """Write the neutral partial of every operator from word `at` on."""
+    for k in range(ops.shape[0]):
+        op, j = ops[k, 0], at + ops[k, 2]
+        if op == MIN_I:
+            slots_i[j] = I64_MAX
+        elif op == MAX_I:
+            slots_i[j] = I64_MIN
+        elif op == MIN_F:
+            slots_f[j] = np.inf
+        elif op == MAX_F:
+            slots_f[j] = -np.inf
+        elif op == FIRST:
+            slots_i[j], slots_i[j + 1], slots_i[j + 2] = I64_MAX, I64_MAX, 0
+        elif op == LAST:
+            slots_i[j], slots_i[j + 1], slots_i[j + 2] = I64_MIN, I64_MIN, 0
+        elif op == MOMENTS:
+            slots_i[j], slots_f[j + 1], slots_f[j + 2] = 0, 0.0, 0.0
+        else:
+            slots_i[j] = 0
+
+
+@njit(cache=True)
+def add_event(ops, slots_i, slots_f, at, ts, seq, values_i, values_f, valid):
+    """Merge one event (its C values, as int64 words and as float64) into the partials at `at`."""
+    for k in range(ops.shape[0]):
+        op, c, j = ops[k, 0], ops[k, 1], at + ops[k, 2]
+        if c >= 0 and not valid[c]:
+            continue
+        if op == COUNT:
+            slots_i[j] += 1
+        elif op == SUM_I:
+            slots_i[j] += values_i[c]
+        elif op == SUM_F:
+            slots_f[j] += values_f[c]
+        elif op == MIN_I:
+            slots_i[j] = min(slots_i[j], values_i[c])
+        elif op == MAX_I:
+            slots_i[j] = max(slots_i[j], values_i[c])
+        elif op == MIN_F:
+            slots_f[j] = min(slots_f[j], values_f[c])
+        elif op == MAX_F:
+            slots_f[j] = max(slots_f[j], values_f[c])
+        elif op == MOMENTS:
+            # Welford's update. ops[k, 3] says that the column holds integers.
+            x = float(values_i[c]) if ops[k, 3] == 1 else values_f[c]
+            slots_i[j] += 1
+            delta = x - slots_f[j + 1]
+            slots_f[j + 1] += delta / slots_i[j]
+            slots_f[j + 2] += delta * (x - slots_f[j + 1])
+        elif op == FIRST:
+            if ts < slots_i[j] or (ts == slots_i[j] and seq < slots_i[j + 1]):
+                slots_i[j], slots_i[j + 1], slots_i[j + 2] = ts, seq, values_i[c]
+        elif op == LAST:  # noqa: SIM102 (the chain of operators reads as one table)
+            if ts > slots_i[j] or (ts == slots_i[j] and seq > slots_i[j + 1]):
+                slots_i[j], slots_i[j + 1], slots_i[j + 2] = ts, seq, values_i[c]
+
+
+@njit(cache=True)
+def merge(ops, into_i, into_f, at, from_i, from_f, start):
+    """Merge the partials at word `start` of one array into those at word `at` of another."""
+    for k in range(ops.shape[0]):
+        op, j, s = ops[k, 0], at + ops[k, 2], start + ops[k, 2]
+        if op == COUNT or op == SUM_I:
+            into_i[j] += from_i[s]
+        elif op == SUM_F:
+            into_f[j] += from_f[s]
+        elif op == MIN_I:
+            into_i[j] = min(into_i[j], from_i[s])
+        elif op == MAX_I:
+            into_i[j] = max(into_i[j], from_i[s])
+        elif op == MIN_F:
+            into_f[j] = min(into_f[j], from_f[s])
+        elif op == MAX_F:
+            into_f[j] = max(into_f[j], from_f[s])
+        elif op == MOMENTS:
+            # Chan, Golub and LeVeque (1979), eq. 2.1: pairwise update of mean and squared deviations.
+            n, m = into_i[j], from_i[s]
+            if m > 0:
+                delta = from_f[s + 1] - into_f[j + 1]
+                into_i[j] = n + m
+                into_f[j + 1] += delta * m / (n + m)
+                into_f[j + 2] += from_f[s + 2] + delta * delta * n * m / (n + m)
+        elif op == FIRST:
+            if from_i[s] < into_i[j] or (
+                from_i[s] == into_i[j] and from_i[s + 1] < into_i[j + 1]
+            ):
+                for w in range(3):
+                    into_i[j + w] = from_i[s + w]
+        elif op == LAST:  # noqa: SIM102 (the chain of operators reads as one table)
+            if from_i[s] > into_i[j] or (
+                from_i[s] == into_i[j] and from_i[s + 1] > into_i[j + 1]
+            ):
+                for w in range(3):
+                    into_i[j + w] = from_i[s + w]
+
+
+@njit(cache=True)
+def tile_start(ts, watermark, levels):
+    """Start of the tile that an event belongs to; I64_MAX when no window can use it any more.
+
+    `levels[i]` = (age past which the level's tiles serve, their length), ages ascending from 0.
+    A length of -1 drops the event, 0 is the one tile of the whole history.
+    """
+    for i in range(levels.shape[0] - 1, 0, -1):
+        size = levels[i, 1]
+        cut = watermark - levels[i, 0]
+        if size > 0:
+            cut = cut // size * size
+        if ts < cut:
+            if size == -1:
+                return I64_MAX
+            return I64_MIN if size == 0 else ts // size * size
+    size = levels[0, 1]
+    if size == 0:
+        return I64_MIN
+    return ts // size * size
+
+
+@njit(cache=True)
+def put_event(
+    ops, levels, width, starts, slots_i, slots_f, n, ts, seq, watermark, values_i, values_f, valid
+):
+    """Add one event to `n` sorted tiles; returns the new number of tiles."""
+    start = tile_start(ts, watermark, levels)
+    if start == I64_MAX:
+        return n
+    i = n
+    while i > 0 and starts[i - 1] > start:
+        i -= 1
+    if i == 0 or starts[i - 1] != start:
+        for j in range(n, i, -1):
+            starts[j] = starts[j - 1]
+            for w in range(width):
+                slots_i[j * width + w] = slots_i[(j - 1) * width + w]
+        starts[i] = start
+        identity(ops, slots_i, slots_f, i * width)
+        n += 1
+        i += 1
+    add_event(ops, slots_i, slots_f, (i - 1) * width, ts, seq, values_i, values_f, valid)
+    return n
+
+
+@njit(cache=True)
+def compact(ops, levels, width, starts, slots_i, slots_f, n, watermark):
+    """Coarsen and expire sorted tiles by the watermark, in place; returns the number left."""
+    kept = 0
+    for i in range(n):
+        start = starts[i]
+        if start != I64_MIN:
+            start = tile_start(start, watermark, levels)
+            if start == I64_MAX:
+                continue
+        if kept > 0 and starts[kept - 1] == start:
+            merge(ops, slots_i, slots_f, (kept - 1) * width, slots_i, slots_f, i * width)
+            continue
+        starts[kept] = start
+        if kept != i:
+            for w in range(width):
+                slots_i[kept * width + w] = slots_i[i * width + w]
+        kept += 1
+    return kept
+
+
+@njit(cache=True)
+def fold(
+    ops, levels, width, n_columns, old, old_at, events_at, ts, offset, source, watermark,
+    values, valid, now, out, out_at,
+):  # fmt: skip
+    """Fold each key's events into its section.
+
+    Key k has old words `old[old_at[k]:old_at[k+1]]` (none: a new key) and the events
+    `events_at[k]:events_at[k+1]`, in offset order. Its new section starts at `out[out_at[k]]`,
+    where there is room for every old tile and head event and one more of each for every event.
+    Returns the number of words written for each key.
+    """
+    n_keys = events_at.shape[0] - 1
+    written = np.zeros(n_keys, np.int64)
+    values_f = values.view(np.float64)
+    row = 3 + n_columns
+    for k in range(n_keys):
+        first, last = events_at[k], events_at[k + 1]
+        a, b = old_at[k], old_at[k + 1]
+        n, heads, applied, mark = 0, 0, np.int64(-1), I64_MIN
+        if b > a:
+            applied, mark = old[a], old[a + 2]
+            n, heads = old[a + 3], old[a + 4]
+        room = n + heads + last - first
+        starts = np.empty(room, np.int64)
+        slots_i = np.empty(room * width, np.int64)
+        slots_f = slots_i.view(np.float64)
+        base = a + HEADER
+        for i in range(n):
+            starts[i] = old[base + i]
+        base += n
+        for i in range(n * width):
+            slots_i[i] = old[base + i]
+        base += n * width
+        if last > first and watermark[last - 1] > mark:
+            mark = watermark[last - 1]
+        head = np.empty((heads + last - first, row), np.int64)
+        held = 0
+        for i in range(heads):
+            start = base + i * row
+            event = old[start : start + row]
+            if event[0] > now:
+                head[held] = event
+                held += 1
+                continue
+            known = np.empty(n_columns, np.bool_)
+            for c in range(n_columns):
+                known[c] = (event[2] >> c) & 1
+            cells = event[3:].copy()
+            n = put_event(
+                ops, levels, width, starts, slots_i, slots_f, n, event[0], event[1], mark,
+                cells, cells.view(np.float64), known,
+            )  # fmt: skip
+        for e in range(first, last):
+            if offset[e] <= applied:
+                continue
+            applied = offset[e]
+            seq = (source[e] & 0xFFFF) << 48 | offset[e]
+            if ts[e] > now:
+                head[held, 0], head[held, 1] = ts[e], seq
+                bits = np.int64(0)
+                for c in range(n_columns):
+                    head[held, 3 + c] = values[e, c]
+                    if valid[e, c]:
+                        bits |= np.int64(1) << c
+                head[held, 2] = bits
+                held += 1
+                continue
+            n = put_event(
+                ops, levels, width, starts, slots_i, slots_f, n, ts[e], seq, mark,
+                values[e], values_f[e], valid[e],
+            )  # fmt: skip
+        n = compact(ops, levels, width, starts, slots_i, slots_f, n, mark)
+        at = out_at[k]
+        out[at], out[at + 2] = applied, mark
+        out[at + 1] = source[last - 1] if last > first else old[a + 1]
+        out[at + 3], out[at + 4] = n, held
+        at += HEADER
+        for i in range(n):
+            out[at + i] = starts[i]
+        at += n
+        for i in range(n * width):
+            out[at + i] = slots_i[i]
+        at += n * width
+        for i in range(held):
+            for w in range(row):
+                out[at + i * row + w] = head[i, w]
+        written[k] = at + held * row - out_at[k]
+    return written
+
+
+@njit(cache=True)
+def read(ops, width, n_columns, words, section_at, owner, windows, t, partials):
+    """Merge sections into one partial for each (entity, window) at time `t`.
+
+    Section s is `words[section_at[s]:]` and belongs to entity `owner[s]`; `windows[w]` = (length
+    or -1 for the whole history, hop); `partials` is int64 [entities, windows * width], already
+    filled with identities. A window covers [floor_hop(t - length), t].
+    """
+    partials_f = partials.view(np.float64)
+    row = 3 + n_columns
+    words_f = words.view(np.float64)
+    lows = np.empty(windows.shape[0], np.int64)
+    for w in range(windows.shape[0]):
+        length, hop = windows[w, 0], windows[w, 1]
+        lows[w] = I64_MIN if length < 0 else (t - length) // hop * hop
+    known = np.empty(n_columns, np.bool_)
+    for s in range(section_at.shape[0]):
+        at = section_at[s]
+        n, heads = words[at + 3], words[at + 4]
+        starts = at + HEADER
+        slots = starts + n
+        rows = slots + n * width
+        into_i, into_f = partials[owner[s]], partials_f[owner[s]]
+        for w in range(windows.shape[0]):
+            for i in range(n - 1, -1, -1):
+                if words[starts + i] < lows[w]:
+                    break
+                if words[starts + i] <= t:
+                    merge(ops, into_i, into_f, w * width, words, words_f, slots + i * width)
+        for h in range(heads):
+            start = rows + h * row
+            if words[start] > t:
+                continue
+            for c in range(n_columns):
+                known[c] = (words[start + 2] >> c) & 1
+            cells, cells_f = words[start + 3 : start + row], words_f[start + 3 : start + row]
+            for w in range(windows.shape[0]):
+                if words[start] >= lows[w]:
+                    add_event(
+                        ops, into_i, into_f, w * width, words[start], words[start + 1],
+                        cells, cells_f, known,
+                    )  # fmt: skip
+
+
+@njit(cache=True)
+def slide(ops, width, events_at, ts, seq, values, valid, labels_at, t, length, hop, partials):
+    """One window's partial at each label, offline: events [floor_hop(t - length), t] of its key.
+
+    Key k has events `events_at[k]:events_at[k+1]` in order of (ts, seq) and labels
+    `labels_at[k]:labels_at[k+1]` in order of t; `partials` is int64 [labels, width], filled with
+    identities. The two-stack queue (Tangwongsan, Hirzel and Schneider 2015) merges each event
+    a constant number of times and subtracts nothing.
+    """
+    partials_f = partials.view(np.float64)
+    values_f = values.view(np.float64)
+    back_i = np.empty(width, np.int64)
+    back_f = back_i.view(np.float64)
+    for k in range(events_at.shape[0] - 1):
+        begin, end = events_at[k], events_at[k + 1]
+        if labels_at[k] == labels_at[k + 1] or begin == end:
+            continue
+        front_i = np.empty((end - begin) * width, np.int64)
+        front_f = front_i.view(np.float64)
+        low, high, turn = begin, begin, begin
+        identity(ops, back_i, back_f, 0)
+        for row in range(labels_at[k], labels_at[k + 1]):
+            bound = I64_MIN if length < 0 else (t[row] - length) // hop * hop
+            while high < end and ts[high] <= t[row]:
+                add_event(
+                    ops, back_i, back_f, 0, ts[high], seq[high],
+                    values[high], values_f[high], valid[high],
+                )  # fmt: skip
+                high += 1
+            while low < high and ts[low] < bound:
+                low += 1
+            if low > turn:
+                # The front ran out: it becomes the suffix partials of what is still in the window.
+                for e in range(high - 1, low - 1, -1):
+                    at = (e - begin) * width
+                    identity(ops, front_i, front_f, at)
+                    add_event(
+                        ops, front_i, front_f, at, ts[e], seq[e],
+                        values[e], values_f[e], valid[e],
+                    )  # fmt: skip
+                    if e + 1 < high:
+                        merge(ops, front_i, front_f, at, front_i, front_f, at + width)
+                turn = high
+                identity(ops, back_i, back_f, 0)
+            if low < turn:
+                merge(
+                    ops, partials[row], partials_f[row], 0, front_i, front_f, (low - begin) * width
+                )
+            merge(ops, partials[row], partials_f[row], 0, back_i, back_f, 0)

@@ -1,0 +1,470 @@
+"""What a windowed feature is: tiles, hops and merging; one definition, online and offline.
+
+An aggregation over window W with hop H has, at time t, the value over the events with event time
+in [floor_H(t - W), t]. The state of a key, for each Kafka partition that feeds it, is a *section*:
+
+    offset, source, watermark, tiles, heads     5 words; offset is the last event applied
+    start of each tile                          ascending event times, microseconds
+    partials of each tile                       `width` words: the operators of `headwater.kernels`
+    head events                                 time, sequence, known bits, one word a column
+    sketches                                    msgpack, see `headwater.sketches`
+
+Tiles coarsen as they age: one is only as fine as the windows that can still begin in it need.
+Head events lie ahead of the clock; they wait, whole, until their time has come.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater import kernels, sketches
+from headwater.catalog import AggregationPlan, ViewPlan, column_kind
+
+Int64 = NDArray[np.int64]
+Bool = NDArray[np.bool_]
+#: How far a clock that reads may lag behind the newest event time that was accepted.
+CLOCK_SLACK_US = 3_600_000_000
+SECTION_WORDS = kernels.HEADER
+
+
+class Column(NamedTuple):
+    """A column of events: values [n] (ndarray, or a list for object columns), validity [n]."""
+
+    values: Any
+    valid: Bool
+
+
+@dataclass(frozen=True)
+class EventBatch:
+    """Events as columns; all arrays have length n.
+
+    key: index of the key, 0-based. ts: event time, microseconds. offset: Kafka offset (any
+    ascending number offline). source: `source_id` of topic and partition. watermark: the greatest
+    event time of the partition up to and including this event.
+    """
+
+    key: Int64
+    ts: Int64
+    offset: Int64
+    source: Int64
+    watermark: Int64
+    columns: dict[str, Column] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+
+def source_id(topic: str, partition: int) -> int:
+    """A number for a topic's partition; its low 16 bits are the partition."""
+    return (crc32(topic.encode()) & 0x7FFFFFFF) << 16 | (partition & 0xFFFF)
+
+
+class _Sketch(NamedTuple):
+    function: str
+    column: str
+    parameter: float
+
+
+class WindowProgram:
+    """A windowed view, compiled: which partials its tiles hold and how features come from them."""
+
+    def __init__(self, aggregations: Sequence[AggregationPlan]) -> None:
+        self.aggregations = tuple(aggregations)
+        used = sorted({a.column for a in aggregations if a.column not in {"", "*"}})
+        self.columns = tuple(used)
+        kinds = {a.column: column_kind(a.column_type) for a in aggregations}
+        self._kinds = kinds
+        self._numeric = [c for c in used if kinds[c] != "object"]
+        self._objects = [c for c in used if kinds[c] == "object"]
+        # Of an object column the slots know only whether it is null: enough to count.
+        self._slot_columns = [*self._numeric, *self._objects]
+        self.windows = sorted({(a.window_us or -1, a.hop_us) for a in aggregations})
+        self._window_index = {window: i for i, window in enumerate(self.windows)}
+        self._ops, self._slot_of, self._width = self._build_slots()
+        self._sketches = sorted(
+            {
+                _Sketch(a.function, a.column, a.parameter)
+                for a in aggregations
+                if sketches.is_sketch(a.function, kinds[a.column])
+            }
+        )
+        self.levels = _levels(self.windows)
+        self._windows = np.array(self.windows, np.int64).reshape(-1, 2)
+
+    @classmethod
+    def of(cls, view: ViewPlan) -> WindowProgram:
+        return cls(view.aggregations)
+
+    def _build_slots(self) -> tuple[Int64, dict[tuple[str, str], int], int]:
+        """The operators as rows (op, column, first word, column is integer), and where each is."""
+        rows: list[tuple[int, int, int, int]] = []
+        slot_of: dict[tuple[str, str], int] = {}
+        width = 0
+        for a in self.aggregations:
+            kind = self._kinds[a.column]
+            for primitive in _primitives(a.function, kind):
+                if (primitive, a.column) in slot_of:
+                    continue
+                op = _OPERATORS[primitive, "int" if kind == "int" else "float"]
+                column = -1 if a.column in {"", "*"} else self._slot_columns.index(a.column)
+                rows.append((op, column, width, int(kind == "int")))
+                slot_of[primitive, a.column] = width
+                width += kernels.WIDTHS[op]
+        return np.array(rows, np.int64).reshape(-1, 4), slot_of, width
+
+    def is_late(self, ts: Int64, watermark: Int64) -> Bool:
+        """Which events no window can use any more, given the watermark each one met."""
+        late = np.ones(len(ts), np.bool_)
+        for length, hop in self.windows:
+            if length < 0:
+                return np.zeros(len(ts), np.bool_)
+            late &= ts < (watermark - length) // hop * hop
+        return late
+
+    # -- folding -------------------------------------------------------------------------------
+
+    def fold(
+        self, states: Sequence[bytes | None], batch: EventBatch, now_us: int
+    ) -> list[bytes]:
+        """Fold a partition's events into the sections of its keys.
+
+        states: [keys], the section of each key or None. batch: its `key` indexes `states`; offsets
+        ascend. Events at or below a section's offset were applied before and are skipped.
+        Returns the new sections [keys].
+        """
+        order = np.argsort(batch.key, kind="stable")
+        events_at = np.searchsorted(batch.key[order], np.arange(len(states) + 1))
+        values, valid = self._matrix(batch, order)
+        numeric = [state or b"" for state in states]
+        old = np.frombuffer(b"".join(numeric), np.int64)
+        sizes = np.array([len(part) >> 3 for part in numeric], np.int64)
+        old_at = _starts(sizes)
+        heads = np.array(
+            [int.from_bytes(part[32:40], "little") if part else 0 for part in numeric], np.int64
+        )
+        row = 3 + len(self._slot_columns)
+        room = sizes + SECTION_WORDS + np.diff(events_at) * (1 + self._width + row)
+        out_at = _starts(room + heads * (1 + self._width))
+        out = np.empty(out_at[-1], np.int64)
+        written = kernels.fold(
+            self._ops, self.levels, self._width, len(self._slot_columns), old, old_at, events_at,
+            batch.ts[order], batch.offset[order], batch.source[order], batch.watermark[order],
+            values, valid, now_us, out, out_at,
+        )  # fmt: skip
+        data = out.tobytes()
+        sections = [
+            data[start * 8 : (start + size) * 8]
+            for start, size in zip(out_at.tolist(), written.tolist(), strict=False)
+        ]
+        if self._sketches:
+            self._fold_sketches(states, sections, batch, order, events_at, now_us)
+        return sections
+
+    def _matrix(self, batch: EventBatch, order: Int64) -> tuple[Int64, Bool]:
+        """Slot columns as one int64 matrix [n, columns] (floats by their bits), and validity."""
+        n = len(batch)
+        values = np.zeros((n, len(self._slot_columns)), np.int64)
+        valid = np.zeros((n, len(self._slot_columns)), np.bool_)
+        for c, name in enumerate(self._slot_columns):
+            column = batch.columns[name]
+            known = column.valid
+            if self._kinds[name] == "int":
+                values[:, c] = np.asarray(column.values, np.int64)
+            elif self._kinds[name] == "float":
+                floats = np.asarray(column.values, np.float64)
+                known = known & ~np.isnan(floats)
+                values[:, c] = floats.view(np.int64)
+            valid[:, c] = known
+        return values[order], valid[order]
+
+    def _fold_sketches(
+        self,
+        states: Sequence[bytes | None],
+        sections: list[bytes],
+        batch: EventBatch,
+        order: Int64,
+        events_at: Int64,
+        now_us: int,
+    ) -> None:
+        columns = {s.column: batch.columns[s.column] for s in self._sketches}
+        names = sorted(columns)
+        for k, state in enumerate(states):
+            applied = -1
+            tiles: dict[int, list[Any]] = {}
+            heads: list[Any] = []
+            if state:
+                applied = int.from_bytes(state[:8], "little", signed=True)
+                tiles, heads = self._sketch_state(state)
+            watermark = int.from_bytes(sections[k][16:24], "little", signed=True)
+            events = heads
+            for e in order[events_at[k] : events_at[k + 1]].tolist():
+                if batch.offset[e] > applied:
+                    seq = (int(batch.source[e]) & 0xFFFF) << 48 | int(batch.offset[e])
+                    cells = [_cell(columns[name], e) for name in names]
+                    events.append([int(batch.ts[e]), seq, cells])
+            held = [event for event in events if event[0] > now_us]
+            self._add_to_tiles(tiles, [e for e in events if e[0] <= now_us], names, watermark)
+            tiles = self._compact_sketches(tiles, watermark)
+            blob = msgspec.msgpack.encode((tiles, held))
+            sections[k] += len(blob).to_bytes(8, "little") + blob + b"\0" * (-len(blob) % 8)
+
+    def _sketch_state(self, section: bytes) -> tuple[dict[int, list[Any]], list[Any]]:
+        """The sketches of each tile and the head events, from behind a section's words."""
+        tiles = int.from_bytes(section[24:32], "little")
+        heads = int.from_bytes(section[32:40], "little")
+        row = 3 + len(self._slot_columns)
+        at = 8 * (SECTION_WORDS + tiles * (1 + self._width) + heads * row)
+        size = int.from_bytes(section[at : at + 8], "little")
+        state = msgspec.msgpack.decode(
+            section[at + 8 : at + 8 + size], type=tuple[dict[int, list[Any]], list[Any]]
+        )
+        return state
+
+    def _add_to_tiles(
+        self, tiles: dict[int, list[Any]], events: list[Any], names: list[str], watermark: int
+    ) -> None:
+        grouped: dict[int, list[Any]] = {}
+        for event in events:
+            start = int(kernels.tile_start(event[0], watermark, self.levels))
+            if start != kernels.I64_MAX:
+                grouped.setdefault(start, []).append(event)
+        for start, members in grouped.items():
+            partials = [self._lift(sketch, members, names) for sketch in self._sketches]
+            tiles[start] = self._merge(tiles[start], partials) if start in tiles else partials
+
+    def _lift(self, sketch: _Sketch, events: list[Any], names: list[str]) -> Any:
+        c = names.index(sketch.column)
+        known = [(ts, seq, cells[c]) for ts, seq, cells in events if cells[c] is not None]
+        return sketches.lift(sketch.function, sketch.parameter, known)
+
+    def _merge(self, a: list[Any], b: list[Any]) -> list[Any]:
+        return [
+            sketches.merge(s.function, s.parameter, x, y)
+            for s, x, y in zip(self._sketches, a, b, strict=True)
+        ]
+
+    def _compact_sketches(self, tiles: dict[int, list[Any]], watermark: int) -> dict[int, Any]:
+        kept: dict[int, list[Any]] = {}
+        for start in sorted(tiles):
+            to = start
+            if start != kernels.I64_MIN:
+                to = int(kernels.tile_start(start, watermark, self.levels))
+            if to != kernels.I64_MAX:
+                kept[to] = self._merge(kept[to], tiles[start]) if to in kept else tiles[start]
+        return kept
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def read(self, values: Sequence[Sequence[bytes]], t_us: int) -> list[list[Any]]:
+        """The features of n entities at time t: one list [n] for each aggregation, null as None.
+
+        values[i]: the sections of entity i, one for each partition; none is an empty window.
+        """
+        owners = [i for i, sections in enumerate(values) for _ in sections]
+        parts = [section for sections in values for section in sections]
+        words = np.frombuffer(b"".join(parts), np.int64)
+        at = _starts(np.array([len(part) >> 3 for part in parts], np.int64))[:-1]
+        partials = self._identities(len(values) * len(self.windows)).reshape(len(values), -1)
+        kernels.read(
+            self._ops, self._width, len(self._slot_columns), words, at,
+            np.array(owners, np.int64), self._windows, t_us, partials,
+        )  # fmt: skip
+        shaped = partials.reshape(len(values), len(self.windows), self._width)
+        sketched = [self._read_sketches(sections, t_us) for sections in values]
+        return [
+            self._feature(a, shaped[:, self._window_index[a.window_us or -1, a.hop_us]], sketched)
+            for a in self.aggregations
+        ]
+
+    def _read_sketches(self, sections: Sequence[bytes], t_us: int) -> dict[Any, Any]:
+        """Merged partial of each (sketch, window) at time t."""
+        if not self._sketches:
+            return {}
+        names = sorted({s.column for s in self._sketches})
+        merged: dict[Any, Any] = {}
+        for window in self.windows:
+            low = kernels.I64_MIN if window[0] < 0 else (t_us - window[0]) // window[1] * window[1]
+            total = [sketches.lift(s.function, s.parameter, []) for s in self._sketches]
+            for section in sections:
+                tiles, heads = self._sketch_state(section)
+                for start, partials in tiles.items():
+                    if low <= start <= t_us:
+                        total = self._merge(total, partials)
+                now = [event for event in heads if low <= event[0] <= t_us]
+                total = self._merge(total, [self._lift(s, now, names) for s in self._sketches])
+            for sketch, partial in zip(self._sketches, total, strict=True):
+                merged[sketch, window] = partial
+        return merged
+
+    def _identities(self, n: int) -> Int64:
+        one = np.empty(self._width, np.int64)
+        kernels.identity(self._ops, one, one.view(np.float64), 0)
+        return np.tile(one, (n, 1))
+
+    def _feature(
+        self, a: AggregationPlan, partials: Int64, sketched: Sequence[dict[Any, Any]]
+    ) -> list[Any]:
+        """One feature of every row, from its window's partials [n, width]."""
+        kind = self._kinds[a.column]
+        if sketches.is_sketch(a.function, kind):
+            key = (_Sketch(a.function, a.column, a.parameter), (a.window_us or -1, a.hop_us))
+            found = [sketches.finalize(a.function, a.parameter, one[key]) for one in sketched]
+        else:
+            found = self._from_slots(a, kind, partials)
+        return [_as_type(value, a.output_type) for value in found]
+
+    def _from_slots(self, a: AggregationPlan, kind: str, partials: Int64) -> list[Any]:
+        floats = partials.view(np.float64)
+        count = partials[:, self._slot_of["count", a.column]]
+        if a.function == "count":
+            return count.tolist()
+        enough = count > (1 if a.function in {"std", "var"} else 0)
+        if a.function in {"std", "var"}:
+            squares = floats[:, self._slot_of["moments", a.column] + 2]
+            values = squares / np.maximum(count - 1, 1)
+            values = np.sqrt(values) if a.function == "std" else values
+        elif a.function == "mean":
+            at = self._slot_of["sum", a.column]
+            total = partials[:, at] if kind == "int" else floats[:, at]
+            values = total / np.maximum(count, 1)
+        else:
+            at = self._slot_of[a.function, a.column] + (2 if a.function in {"first", "last"} else 0)
+            values = partials[:, at] if kind == "int" else floats[:, at]
+        return [v if ok else None for v, ok in zip(values.tolist(), enough.tolist(), strict=True)]
+
+    # -- offline -------------------------------------------------------------------------------
+
+    def at(self, events: EventBatch, label_key: Int64, label_t_us: Int64) -> list[list[Any]]:
+        """The features of each label's key at the label's time; one list [labels] an aggregation.
+
+        events: of any order; label_key [labels] (keys as in `events.key`), label_t_us [labels].
+        """
+        keys = int(max(events.key.max(initial=-1), label_key.max(initial=-1))) + 1
+        seq = (events.source & 0xFFFF) << 48 | events.offset
+        order = np.lexsort((seq, events.ts, events.key))
+        events_at = np.searchsorted(events.key[order], np.arange(keys + 1))
+        rows = np.lexsort((label_t_us, label_key))
+        labels_at = np.searchsorted(label_key[rows], np.arange(keys + 1))
+        values, valid = self._matrix(events, order)
+        ts, seq, t = events.ts[order], seq[order], label_t_us[rows]
+        back = np.empty_like(rows)
+        back[rows] = np.arange(len(rows))
+        by_window: dict[tuple[int, int], Int64] = {}
+        for window in self.windows:
+            partials = self._identities(len(rows))
+            kernels.slide(
+                self._ops, self._width, events_at, ts, seq, values, valid, labels_at, t,
+                window[0], window[1], partials,
+            )  # fmt: skip
+            by_window[window] = partials[back]
+        sketched = self._sketches_at(events, order, events_at, seq, label_key, label_t_us)
+        return [
+            self._feature(a, by_window[a.window_us or -1, a.hop_us], sketched)
+            for a in self.aggregations
+        ]
+
+    def _sketches_at(
+        self,
+        events: EventBatch,
+        order: Int64,
+        events_at: Int64,
+        seq: Int64,
+        label_key: Int64,
+        label_t_us: Int64,
+    ) -> list[dict[Any, Any]]:
+        if not self._sketches:
+            return []
+        ts = events.ts[order]
+        found: list[dict[Any, Any]] = []
+        for key, t in zip(label_key.tolist(), label_t_us.tolist(), strict=True):
+            begin, end = int(events_at[key]), int(events_at[key + 1])
+            high = begin + int(np.searchsorted(ts[begin:end], t, side="right"))
+            row: dict[Any, Any] = {}
+            for length, hop in self.windows:
+                low = kernels.I64_MIN if length < 0 else (t - length) // hop * hop
+                start = begin + int(np.searchsorted(ts[begin:end], low))
+                for sketch in self._sketches:
+                    column = events.columns[sketch.column]
+                    cells = [
+                        (int(ts[i]), int(seq[i]), _cell(column, int(order[i])))
+                        for i in range(start, high)
+                    ]
+                    known = [cell for cell in cells if cell[2] is not None]
+                    row[sketch, (length, hop)] = sketches.lift(
+                        sketch.function, sketch.parameter, known
+                    )
+            found.append(row)
+        return found
+
+
+_OPERATORS = {
+    ("count", "int"): kernels.COUNT,
+    ("count", "float"): kernels.COUNT,
+    ("sum", "int"): kernels.SUM_I,
+    ("sum", "float"): kernels.SUM_F,
+    ("min", "int"): kernels.MIN_I,
+    ("min", "float"): kernels.MIN_F,
+    ("max", "int"): kernels.MAX_I,
+    ("max", "float"): kernels.MAX_F,
+    ("moments", "int"): kernels.MOMENTS,
+    ("moments", "float"): kernels.MOMENTS,
+    ("first", "int"): kernels.FIRST,
+    ("first", "float"): kernels.FIRST,
+    ("last", "int"): kernels.LAST,
+    ("last", "float"): kernels.LAST,
+}
+
+
+def _primitives(function: str, kind: str) -> tuple[str, ...]:
+    """The slot partials that a function needs; every column in use is counted."""
+    if sketches.is_sketch(function, kind):
+        return ("count",)
+    primitive = {"mean": "sum", "std": "moments", "var": "moments"}.get(function, function)
+    return ("count",) if primitive == "count" else ("count", primitive)
+
+
+def _levels(windows: Sequence[tuple[int, int]]) -> Int64:
+    """Tile lengths by age, as `kernels.tile_start` reads them."""
+    sliding = sorted((length + hop, hop) for length, hop in windows if length >= 0)
+    levels: list[tuple[int, int]] = []
+    age = 0
+    for i, (reach, _) in enumerate(sliding):
+        levels.append((age, math.gcd(*(hop for _, hop in sliding[i:]))))
+        age = reach + CLOCK_SLACK_US
+    lifetime = any(length < 0 for length, _ in windows)
+    levels.append((age, 0 if lifetime else -1))
+    return np.array(levels, np.int64)
+
+
+def _starts(sizes: Int64) -> Int64:
+    starts = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=starts[1:])
+    return starts
+
+
+def _cell(column: Column, i: int) -> Any:
+    if not column.valid[i]:
+        return None
+    value = column.values[i]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _as_type(value: Any, value_type: str) -> Any:
+    """A result as its feature's declared type holds it."""
+    if value is None:
+        return None
+    kind = column_kind(value_type)
+    if kind == "float":
+        return float(value)
+    if value_type == "BOOL":
+        return bool(value)
+    return int(value) if kind == "int" else value
