@@ -88,9 +88,7 @@ plane_register = FeatureView(
             name="engine",
             dtype=String,
             description="Kind of engine",
-            tags={
-                "categories": "Turbo-fan,Turbo-jet,Turbo-prop,Turbo-shaft,Reciprocating,4 Cycle"
-            },
+            tags={"categories": "Turbo-fan,Turbo-jet,Turbo-prop,Turbo-shaft,Reciprocating,4 Cycle"},
         ),
         Field(name="seats", dtype=Int64, description="Seats", tags={"min": "1", "max": "500"}),
     ],

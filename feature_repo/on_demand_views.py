@@ -13,8 +13,8 @@ from stream_views import carrier_departures, origin_departures
 
 
 @on_demand_feature_view(
-    description="The scheduled hour as a model can use it: whether it is in the rush (1 or 0; from 6 "
-    "to 9 and from 16 to 19 on working days), and its place on a clock of 24 hours",
+    description="The scheduled hour as a model can use it: whether it is in the rush (1 or 0; 6 to "
+    "9 and 16 to 19 on working days), and its place on a clock of 24 hours",
     sources=[timetable],
     mode="python",
     schema=[

@@ -11,6 +11,7 @@ from feast import Field, StreamFeatureView
 from feast.aggregation import Aggregation
 from feast.stream_feature_view import stream_feature_view
 from feast.types import Float64, Int64, PrimitiveFeastType, String
+from pandas import DataFrame
 from sources import arrivals, departures
 
 #: What is computed over each window: name, function, column, type, description, tags.
@@ -129,7 +130,7 @@ route_arrivals = StreamFeatureView(
     ],
     tags={"owner": "fleet@flights.example", "freshness_slo": "7h", "max_null_ratio": "0.3"},
 )
-def plane_last_flight(events):  # type: ignore[no-untyped-def]
+def plane_last_flight(events: "DataFrame") -> "DataFrame":
     """A plane's last airports are features, not keys: they need names of their own."""
     return events.rename(
         columns={

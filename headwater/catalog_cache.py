@@ -1,0 +1,71 @@
+"""A project's catalogue without importing Feast, which costs seconds.
+
+The registry file's hash names the cached JSON beside it; a process of its own makes it when missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from headwater import catalog as plans
+from headwater.errors import HeadwaterError
+
+
+def load(repo: Path) -> plans.Catalog:
+    """The catalogue that the repository's registry holds. Raises HeadwaterError without one."""
+    stamp = fingerprint(repo)
+    folder = repo / "data"
+    folder.mkdir(exist_ok=True)
+    cached = folder / f".catalog-{stamp}.json"
+    if not cached.exists():
+        for old in folder.glob(".catalog-*.json"):
+            old.unlink(missing_ok=True)
+        _build(repo, cached)
+    return plans.decode(cached.read_bytes())
+
+
+def fingerprint(repo: Path) -> str:
+    """Changes when the registry does; cheap enough to ask every second."""
+    config = repo / "feature_store.yaml"
+    if not config.exists():
+        raise HeadwaterError(
+            f"there is no feature_store.yaml in {repo}; give the Feast project with --repo"
+        )
+    digest = hashlib.blake2b(config.read_bytes(), digest_size=8)
+    path = _registry_path(config)
+    if path is not None:
+        if not path.exists():
+            raise HeadwaterError(f"{repo} has no registry yet; run `headwater apply --repo {repo}`")
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _registry_path(config: Path) -> Path | None:
+    """The registry's file; None where it is a database."""
+    registry = (yaml.safe_load(os.path.expandvars(config.read_text())) or {}).get("registry")
+    if isinstance(registry, dict):
+        if registry.get("registry_type", "file") != "file":
+            return None
+        registry = registry.get("path")
+    text = str(registry or "data/registry.db")
+    if "://" in text:
+        return None
+    return config.parent / text
+
+
+def _build(repo: Path, target: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "ignore", "-m", "headwater.catalog_feast", repo, target],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise HeadwaterError(f"the catalogue of {repo} cannot be read: {lines[-1]}")

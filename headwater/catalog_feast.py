@@ -1,0 +1,398 @@
+"""From a Feast registry to a `Catalog`: the one place that reads Feast's objects.
+
+Run as a program it writes the catalogue's JSON for processes that must not wait for Feast's import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dill
+from feast import FeatureStore
+from feast.data_format import AvroFormat, DeltaFormat, JsonFormat, ProtoFormat
+from feast.data_source import KafkaSource, PushSource
+from feast.entity import Entity
+from feast.infra.offline_stores.file_source import FileSource
+from feast.on_demand_feature_view import OnDemandFeatureView
+
+from headwater import catalog as plans
+from headwater.errors import DefinitionError
+
+DUMMY_ENTITY = "__dummy_id"
+NUMERIC_ONLY = {"sum", "mean", "std", "var", "quantile"}
+FUNCTIONS = NUMERIC_ONLY | {"count", "min", "max", "first", "last", "count_distinct"}
+ALIASES = {"avg": "mean", "stddev": "std", "stddev_samp": "std", "var_samp": "var",
+           "variance": "var", "nunique": "count_distinct", "approx_count_distinct": "count_distinct",
+           "median": "quantile(0.5)"}  # fmt: skip
+HOPS_US = [n * 1_000_000 for n in (86400, 21600, 3600, 900, 300, 60, 15, 5, 1)]
+#: Spark's DDL names, as `JsonFormat` uses them, and Feast's own.
+JSON_TYPES = {
+    "string": "STRING", "varchar": "STRING", "int": "INT32", "integer": "INT32", "int32": "INT32",
+    "short": "INT32", "smallint": "INT32", "tinyint": "INT32", "byte": "INT32", "long": "INT64",
+    "bigint": "INT64", "int64": "INT64", "float": "FLOAT", "real": "FLOAT", "float32": "FLOAT",
+    "double": "DOUBLE", "float64": "DOUBLE", "boolean": "BOOL", "bool": "BOOL",
+    "timestamp": "UNIX_TIMESTAMP", "datetime": "UNIX_TIMESTAMP", "date": "UNIX_TIMESTAMP",
+    "unix_timestamp": "UNIX_TIMESTAMP", "binary": "BYTES", "bytes": "BYTES",
+}  # fmt: skip
+
+
+def build(store: FeatureStore) -> plans.Catalog:
+    """The plans of everything in a store's registry. Raises DefinitionError for what can't be."""
+    registry, project = store.registry, store.project
+    entities = {e.name: _entity(e) for e in registry.list_entities(project)}
+    entities.pop("__dummy", None)
+    root = _absolute(store, str(getattr(store.config.offline_store, "path", "") or "data/log"))
+    draft = _Draft(store, root, entities)
+    feast_views = [
+        *registry.list_feature_views(project),
+        *registry.list_stream_feature_views(project),
+    ]
+    views = {v.name: draft.view(v) for v in feast_views}
+    on_demand = {v.name: _on_demand(v) for v in registry.list_on_demand_feature_views(project)}
+    services = {s.name: _service(s) for s in registry.list_feature_services(project)}
+    catalog = plans.Catalog(
+        project=project,
+        version="",
+        redis_url=_redis_url(store),
+        log_root=root,
+        entities=entities,
+        streams=draft.streams,
+        push_sources=draft.pushes,
+        views=views,
+        on_demand=on_demand,
+        services=services,
+    )
+    version = hashlib.blake2b(plans.encode(catalog), digest_size=8).hexdigest()
+    return plans.msgspec.structs.replace(catalog, version=version)
+
+
+class _Draft:
+    """Sources as they are met while the views are planned."""
+
+    def __init__(
+        self, store: FeatureStore, root: str, entities: dict[str, plans.EntityPlan]
+    ) -> None:
+        self.store, self.root, self.entities = store, root, entities
+        self.streams: dict[str, plans.StreamSourcePlan] = {}
+        self.pushes: dict[str, plans.PushSourcePlan] = {}
+
+    def view(self, view: Any) -> plans.ViewPlan:
+        stream = push = ""
+        source = getattr(view, "stream_source", None)
+        if isinstance(source, KafkaSource):
+            stream = source.name
+            self.streams[stream] = self._stream(source, view)
+        elif isinstance(source, PushSource):
+            push = source.name
+            self.pushes[push] = plans.PushSourcePlan(push, self._batch(source.batch_source))
+        batch = self._batch(getattr(view, "batch_source", None))
+        keys = tuple(
+            sorted(
+                (
+                    plans.JoinKeyPlan(c.name, c.dtype.to_value_type().name)
+                    for c in view.entity_columns
+                    if c.name != DUMMY_ENTITY
+                ),
+                key=lambda key: key.name,
+            )
+        )
+        names = {key.name for key in keys}
+        fields = tuple(_field(f) for f in view.features if f.name not in names)
+        aggregations = tuple(getattr(view, "aggregations", None) or ())
+        kind: plans.ViewKind = "window" if aggregations else "row"
+        planned: tuple[plans.AggregationPlan, ...] = ()
+        if aggregations:
+            if not stream:
+                raise DefinitionError(
+                    f"stream feature view {view.name!r}",
+                    "windows are folded from a Kafka source, and it has none",
+                    "Give it source=KafkaSource(...), or drop its aggregations",
+                )
+            planned, fields = _aggregations(view, self.streams[stream], fields)
+        return plans.ViewPlan(
+            name=view.name,
+            kind=kind,
+            join_keys=keys,
+            features=fields,
+            ttl_us=_us(view.ttl) or 0,
+            stream=stream,
+            push=push,
+            batch=batch,
+            aggregations=planned,
+            udf=_udf(view),
+            online=bool(view.online),
+            offline=bool(getattr(view, "offline", False)),
+            description=view.description or "",
+            owner=view.owner or (view.tags or {}).get("owner", ""),
+            tags=dict(view.tags or {}),
+        )
+
+    def _stream(self, source: KafkaSource, view: Any) -> plans.StreamSourcePlan:
+        options = source.kafka_options
+        fmt = options.message_format
+        fields: tuple[plans.FieldPlan, ...] = ()
+        avro = proto = ""
+        kind: plans.MessageFormat = "json"
+        if isinstance(fmt, JsonFormat):
+            fields = json_fields(source.name, fmt.schema_json)
+        elif isinstance(fmt, AvroFormat | ProtoFormat):
+            raise DefinitionError(
+                f"Kafka source {source.name!r}",
+                f"its message format {type(fmt).__name__} is not decoded yet",
+                "Use JsonFormat",
+            )
+        history, log = self._batch(source.batch_source), f"{self.root}/{source.name}"
+        if history is not None and history.format == "delta":
+            history, log = None, history.path
+        return plans.StreamSourcePlan(
+            name=source.name,
+            topics=tuple(t.strip() for t in (options.topic or source.name).split(",")),
+            bootstrap_servers=options.kafka_bootstrap_servers or "",
+            format=kind,
+            fields=fields,
+            timestamp_field=source.timestamp_field or getattr(view, "timestamp_field", "") or "",
+            created_field=source.created_timestamp_column or "",
+            field_mapping=dict(source.field_mapping or {}),
+            watermark_delay_us=_us(options.watermark_delay_threshold),
+            avro_schema=avro,
+            proto_class=proto,
+            log_path=log,
+            history=history,
+        )
+
+    def _batch(self, source: Any) -> plans.BatchSourcePlan | None:
+        if source is None or not isinstance(source, FileSource):
+            return None
+        path = _absolute(self.store, source.path)
+        delta = isinstance(source.file_format, DeltaFormat)
+        return plans.BatchSourcePlan(
+            name=source.name or source.path,
+            format="delta" if delta else "csv" if path.endswith(".csv") else "parquet",
+            path=path,
+            timestamp_field=source.timestamp_field or "",
+            created_field=source.created_timestamp_column or "",
+            field_mapping=dict(source.field_mapping or {}),
+            s3_endpoint=source.s3_endpoint_override or "",
+        )
+
+
+def plan_one(config: Any, view: Any) -> plans.ViewPlan:
+    """The plan of one view of a store that is configured as `config`."""
+    return _Draft(config, "", {}).view(view)
+
+
+def json_fields(source: str, schema: str) -> tuple[plans.FieldPlan, ...]:
+    """Feast's "name type, name type" schema as fields."""
+    fields = []
+    for part in re.split(r",(?![^<(]*[>)])", schema):
+        words = part.replace(":", " ").split()
+        if not words:
+            continue
+        text = " ".join(words[1:]).lower()
+        inner = re.fullmatch(r"array\s*<\s*(\w+)\s*>", text)
+        base = re.sub(r"\(.*\)", "", inner[1] if inner else text).strip()
+        if len(words) < 2 or base not in JSON_TYPES:
+            raise DefinitionError(
+                f"Kafka source {source!r}",
+                f"its JSON schema has {part.strip()!r}, which is no 'name type'",
+                f"Known types: {', '.join(sorted(JSON_TYPES))}, array<type>",
+            )
+        name = JSON_TYPES[base] + ("_LIST" if inner else "")
+        fields.append(plans.FieldPlan(words[0].strip("`"), name))
+    return tuple(fields)
+
+
+def _aggregations(
+    view: Any, stream: plans.StreamSourcePlan, fields: tuple[plans.FieldPlan, ...]
+) -> tuple[tuple[plans.AggregationPlan, ...], tuple[plans.FieldPlan, ...]]:
+    """One plan for each feature, and the features in that order."""
+    types = {stream.field_mapping.get(f.name, f.name): f.type for f in stream.fields}
+    declared = {f.name: f for f in fields}
+    planned, features = [], []
+    for a in view.aggregations:
+        name = a.resolved_name(a.time_window)
+        function, parameter = _function(view.name, a.function)
+        has_udf = _udf(view) is not None
+        if a.column in {"", "*"} and function == "count":
+            column_type = "INT64"
+        elif a.column in types:
+            column_type = types[a.column]
+        elif has_udf:
+            column_type = "DOUBLE"  # a udf made the column; numbers are its likely use
+        else:
+            raise DefinitionError(
+                f"stream feature view {view.name!r}",
+                f"it aggregates {a.column!r}, which the source {stream.name!r} does not have",
+                f"Columns: {', '.join(sorted(types))}",
+            )
+        if function in NUMERIC_ONLY and plans.column_kind(column_type) == "object":
+            raise DefinitionError(
+                f"stream feature view {view.name!r}",
+                f"{function} of {a.column!r} needs numbers, and it is a {column_type}",
+                "Use count, count_distinct, first, last, min or max",
+            )
+        field = declared.pop(name, None)
+        output = field.type if field else _natural(function, column_type)
+        features.append(field or plans.FieldPlan(name, output))
+        window = _us(a.time_window)
+        planned.append(
+            plans.AggregationPlan(
+                name, a.column, function, window or None,
+                _hop(window, _us(a.slide_interval), _us(view.tiling_hop_size)),
+                parameter, column_type, output,
+            )
+        )  # fmt: skip
+    if declared:
+        raise DefinitionError(
+            f"stream feature view {view.name!r}",
+            f"its schema has {sorted(declared)}, which no aggregation makes",
+            f"Aggregations make: {', '.join(p.name for p in planned)}",
+        )
+    return tuple(planned), tuple(features)
+
+
+def _hop(window: int | None, slide: int | None, tiling: int | None) -> int:
+    if window is None or not window:
+        return HOPS_US[-1]
+    if slide and slide < window:
+        return slide
+    return tiling or next((hop for hop in HOPS_US if hop * 60 <= window), HOPS_US[-1])
+
+
+def _function(view: str, text: str) -> tuple[str, float]:
+    text = text.lower().strip()
+    text = ALIASES.get(text, text)
+    if text in FUNCTIONS - {"quantile"}:
+        return text, 0.0
+    ends = re.fullmatch(r"(last|first)_(?:n\()?(\d+)\)?", text)
+    if ends and int(ends[2]) > 0:
+        return f"{ends[1]}_n", float(ends[2])
+    quantile = re.fullmatch(r"(?:quantile|percentile|approx_percentile)\(([\d.]+)\)", text)
+    short = re.fullmatch(r"p(\d{1,2})", text)
+    if quantile or short:
+        q = float(quantile[1]) if quantile else int(short[1]) / 100 if short else 0.0
+        q = q / 100 if q >= 1 else q
+        if 0 < q < 1:
+            return "quantile", q
+    raise DefinitionError(
+        f"stream feature view {view!r}",
+        f"there is no aggregation {text!r}",
+        f"Use one of {', '.join(sorted(FUNCTIONS - {'quantile'}))}, quantile(0.9), last_3, first_3",
+    )
+
+
+def _natural(function: str, column_type: str) -> str:
+    if function in {"count", "count_distinct"}:
+        return "INT64"
+    if function in {"mean", "std", "var", "quantile"}:
+        return "DOUBLE"
+    if function in {"last_n", "first_n"}:
+        return f"{column_type}_LIST"
+    if function == "sum":
+        return "INT64" if plans.column_kind(column_type) == "int" else "DOUBLE"
+    return column_type
+
+
+def _udf(view: Any) -> plans.CodePlan | None:
+    function = getattr(view, "udf", None)
+    transformation = getattr(view, "feature_transformation", None)
+    if function is None and transformation is not None:
+        function = getattr(transformation, "udf", None)
+    if function is None:
+        return None
+    mode = str(getattr(view.mode, "value", view.mode))
+    if mode not in {"python", "pandas"}:
+        raise DefinitionError(
+            f"feature view {view.name!r}",
+            f"its transformation has mode {mode!r}",
+            'Use mode="python" or mode="pandas"',
+        )
+    return plans.CodePlan(
+        getattr(function, "__name__", view.name),
+        "pandas" if mode == "pandas" else "python",
+        dill.dumps(function, recurse=True),
+        getattr(view, "udf_string", "") or "",
+    )
+
+
+def _on_demand(view: OnDemandFeatureView) -> plans.OnDemandPlan:
+    code = _udf(view)
+    if code is None:
+        raise DefinitionError(
+            f"on-demand feature view {view.name!r}",
+            "it has no Python transformation",
+            'Use mode="python" or mode="pandas"',
+        )
+    inputs = tuple(_reference(p) for p in view.source_feature_view_projections.values())
+    request = tuple(
+        _field(f) for source in view.source_request_sources.values() for f in source.schema
+    )
+    return plans.OnDemandPlan(
+        view.name, tuple(_field(f) for f in view.features), inputs, request, code,
+        bool(view.singleton), view.description or "", view.owner or "", dict(view.tags or {}),
+    )  # fmt: skip
+
+
+def _service(service: Any) -> plans.ServicePlan:
+    return plans.ServicePlan(
+        service.name,
+        tuple(_reference(p) for p in service.feature_view_projections),
+        service.description or "", service.owner or "", dict(service.tags or {}),
+    )  # fmt: skip
+
+
+def _reference(projection: Any) -> plans.FeatureRefPlan:
+    return plans.FeatureRefPlan(
+        projection.name,
+        tuple(f.name for f in projection.features),
+        projection.name_alias or "",
+        dict(projection.join_key_map or {}),
+    )
+
+
+def _entity(entity: Entity) -> plans.EntityPlan:
+    return plans.EntityPlan(
+        entity.name, entity.join_key, entity.value_type.name, entity.description or "",
+        entity.owner or "", dict(entity.tags or {}),
+    )  # fmt: skip
+
+
+def _field(field: Any) -> plans.FieldPlan:
+    return plans.FieldPlan(
+        field.name, field.dtype.to_value_type().name, field.description or "",
+        dict(field.tags or {}),
+    )  # fmt: skip
+
+
+def _us(delta: timedelta | None) -> int | None:
+    return None if delta is None else delta // timedelta(microseconds=1)
+
+
+def _absolute(store: FeatureStore, path: str) -> str:
+    if "://" in path:
+        return path
+    return str((Path(store.repo_path) / path).resolve())
+
+
+def _redis_url(store: FeatureStore) -> str:
+    text = str(getattr(store.config.online_store, "connection_string", "") or "")
+    return text if "://" in text or not text else f"redis://{text}"
+
+
+def main() -> None:
+    """Write the catalogue of the repository `argv[1]` to the file `argv[2]`."""
+    repo, target = Path(sys.argv[1]), Path(sys.argv[2])
+    catalog = build(FeatureStore(repo_path=str(repo)))
+    temporary = target.with_suffix(".new")
+    temporary.touch(mode=0o600)
+    temporary.write_bytes(plans.encode(catalog))
+    temporary.replace(target)
+
+
+if __name__ == "__main__":
+    main()
