@@ -6,12 +6,12 @@ is at most a sixtieth of it (a minute for an hour, an hour for a week).
 
 from datetime import timedelta
 
+import pandas as pd
 from entities import carrier, dest, origin, plane
 from feast import Field, StreamFeatureView
 from feast.aggregation import Aggregation
 from feast.stream_feature_view import stream_feature_view
 from feast.types import Float64, Int64, PrimitiveFeastType, String
-from pandas import DataFrame
 from sources import arrivals, departures
 
 #: What is computed over each window: name, function, column, type, description, tags.
@@ -130,7 +130,7 @@ route_arrivals = StreamFeatureView(
     ],
     tags={"owner": "fleet@flights.example", "freshness_slo": "7h", "max_null_ratio": "0.3"},
 )
-def plane_last_flight(events: "DataFrame") -> "DataFrame":
+def plane_last_flight(events: pd.DataFrame) -> pd.DataFrame:
     """A plane's last airports are features, not keys: they need names of their own."""
     return events.rename(
         columns={

@@ -1,0 +1,1 @@
+"""The ingest worker: Kafka in; online state and the offline log out."""

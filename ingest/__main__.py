@@ -1,0 +1,59 @@
+"""`headwater ingest` starts this: one worker, until SIGTERM or the end of its topics."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from prometheus_client import start_http_server
+
+from headwater import catalog_cache
+from headwater.errors import HeadwaterError
+from headwater.online.writer import OnlineWriter, connect
+from headwater.settings import Settings
+from ingest.worker import Worker
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="headwater ingest", description=__doc__)
+    parser.add_argument("--repo", type=Path, default=Path("feature_repo"))
+    parser.add_argument("--until-end", action="store_true")
+    arguments = parser.parse_args()
+    try:
+        return _run(arguments.repo.resolve(), arguments.until_end)
+    except HeadwaterError as error:
+        sys.stderr.write(f"headwater ingest: {error}\n")
+        return 1
+
+
+def _run(repo: Path, until_end: bool) -> int:
+    settings = Settings.from_env(os.environ)
+    logging.basicConfig(
+        level="WARNING",
+        format='{"time":"%(asctime)s","level":"%(levelname)s","logger":"%(name)s",'
+        '"message":"%(message)s"}',
+    )
+    logging.getLogger("headwater").setLevel(settings.log_level.upper())
+    catalog = catalog_cache.load(repo)
+    client = connect(settings.redis_url or catalog.redis_url, 10 * settings.redis_timeout_seconds)
+    worker = Worker(repo, settings, OnlineWriter(client, catalog.project))
+
+    def stop(*_: object) -> None:
+        worker.stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    if not until_end:
+        start_http_server(settings.metrics_port, "127.0.0.1", worker.metrics.registry)
+    gc.freeze()
+    worker.run(until_end)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""The worker's metrics; every name is here, with its meaning."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+PREFIX = "featurestore_"
+
+
+class Metrics:
+    """One registry for one worker."""
+
+    def __init__(self) -> None:
+        self.registry = r = CollectorRegistry()
+        self.records = Counter(
+            PREFIX + "ingest_records",
+            "Messages by what became of them (applied, duplicate, rejected)",
+            ["topic", "result"],
+            registry=r,
+        )
+        self.rejected = Counter(
+            PREFIX + "ingest_rejected", "Dead letters by reason", ["topic", "reason"], registry=r
+        )
+        self.late = Counter(
+            PREFIX + "ingest_late_records",
+            "Events older than the watermark allows",
+            ["feature_view", "action"],
+            registry=r,
+        )
+        self.lag_records = Gauge(
+            PREFIX + "ingest_lag_records",
+            "Messages not yet applied",
+            ["topic", "partition"],
+            registry=r,
+        )
+        self.lag_seconds = Gauge(
+            PREFIX + "ingest_lag_seconds",
+            "Age of the last applied message's record",
+            ["topic", "partition"],
+            registry=r,
+        )
+        self.watermark = Gauge(
+            PREFIX + "ingest_watermark_timestamp_seconds",
+            "Greatest event time that the partitions of a view's source have shown",
+            ["feature_view"],
+            registry=r,
+        )
+        self.last_event = Gauge(
+            PREFIX + "last_event_timestamp_seconds",
+            "Event time of the newest event that a stage has seen",
+            ["feature_view", "stage"],
+            registry=r,
+        )
+        self.batch_seconds = Histogram(
+            PREFIX + "ingest_batch_seconds",
+            "Time of one batch by step (decode, fold, redis, log, commit)",
+            ["step"],
+            registry=r,
+            buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
+        )
