@@ -30,7 +30,6 @@ class Settings:
     group: str = _setting("HEADWATER_GROUP", "", "consumer group; default `headwater-<project>`")
     host: str = _setting("HEADWATER_HOST", "127.0.0.1", "address that the service listens on")
     port: int = _setting("HEADWATER_PORT", 6566, "port of the service")
-    workers: int = _setting("HEADWATER_WORKERS", 1, "processes of the service")
     metrics_port: int = _setting(
         "HEADWATER_METRICS_PORT", 9465, "port of the ingest worker's /metrics; 0 takes a free one"
     )
@@ -57,9 +56,6 @@ class Settings:
     )
     max_entities: int = _setting("HEADWATER_MAX_ENTITIES", 10_000, "entities in one request")
     max_body_bytes: int = _setting("HEADWATER_MAX_BODY_BYTES", 16_777_216, "bytes of one request")
-    worker_metrics_url: str = _setting(
-        "HEADWATER_WORKER_METRICS_URL", "", "the worker's /metrics, shown with the service's own"
-    )
     memory_limit: str = _setting(
         "HEADWATER_MEMORY_LIMIT", "", "DuckDB's memory limit, such as 4GB"
     )

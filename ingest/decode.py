@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from headwater.catalog import FieldPlan, StreamSourcePlan
 from headwater.offline.log import arrow_type
+from headwater.times import micros
 
 _TYPES: dict[str, Any] = {
     "INT32": int,
@@ -23,7 +23,6 @@ _TYPES: dict[str, Any] = {
     "BYTES": bytes,
     "UNIX_TIMESTAMP": int | float | str,
 }
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Decoded(NamedTuple):
@@ -130,31 +129,6 @@ class JsonDecoder:
                         cells[i][row] = None
             elif field.type == "BOOL":
                 cells[i] = [None if v is None else bool(v) for v in cells[i]]
-
-
-def micros(value: int | float | str) -> int:
-    """A time as microseconds: ISO 8601 text (naive is UTC), or an epoch number in s, ms, us or ns.
-
-    The magnitude tells the unit. Raises ValueError for what is no time.
-    """
-    if isinstance(value, str):
-        text = value.strip()
-        if text.lstrip("-").replace(".", "", 1).isdigit():
-            return micros(float(text) if "." in text else int(text))
-        moment = datetime.fromisoformat(text)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        delta = moment - _EPOCH
-        return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-    size = abs(value)
-    if size < 1e11:
-        return round(value * 1_000_000) if isinstance(value, float) else value * 1_000_000
-    if size < 1e14:
-        return round(value * 1000) if isinstance(value, float) else value * 1000
-    if size < 1e17:
-        return int(value)
-    if size < 1e20:
-        return int(value // 1000)
-    raise ValueError(value)
 
 
 def _python_type(field: FieldPlan) -> Any:

@@ -20,7 +20,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, T
 
 from headwater import catalog_cache
 from headwater.catalog import Catalog, StreamSourcePlan
-from headwater.errors import HeadwaterError, LogConflictError
+from headwater.errors import HeadwaterError, LogConflictError, StoreUnavailableError
 from headwater.offline.log import ARRIVED, OFFSET, PARTITION, TIMESTAMP, TOPIC, EventLog
 from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
@@ -105,11 +105,16 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         checked = time.monotonic()
         while not self.stopping:
             polled = self.consumer.poll(timeout_ms=100, max_records=self.settings.batch_records)
-            for tp, records in polled.items():
-                self._take(tp, records)
-            due = time.monotonic() - self._flushed >= self.settings.log_flush_seconds
-            if due or self._rows >= self.settings.log_flush_rows:
-                self.flush()
+            try:
+                for tp, records in polled.items():
+                    self._take(tp, records)
+                due = time.monotonic() - self._flushed >= self.settings.log_flush_seconds
+                if due or self._rows >= self.settings.log_flush_rows:
+                    self.flush()
+            except StoreUnavailableError as error:
+                logger.warning("%s; reading again from the committed offsets", error)
+                time.sleep(0.5)
+                self._start_over()
             if until_end and self.consumer.assignment():
                 ends = ends or self.consumer.end_offsets(list(self.consumer.assignment()))
                 if all(self._at(tp) >= end for tp, end in ends.items() if tp in self._owned()):

@@ -28,9 +28,9 @@ class ApacheKafka:
         """Raises HeadwaterError where the folder cannot be formatted."""
         # The serial collector: a small broker that is up soon and takes few threads.
         self._java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", f"{jars}/*"]
-        self._server = Server("kafka", folder)
-        self._port, controller = free_ports(2)
-        self.bootstrap = f"{HOST}:{self._port}"
+        port, controller = free_ports(2)
+        self._server = Server("kafka", port, folder)
+        self.bootstrap = f"{HOST}:{port}"
         self._config = self._configure(controller)
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         format_folder = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster]
@@ -42,7 +42,7 @@ class ApacheKafka:
     def start(self) -> None:
         """Blocks until it can be connected to. Raises HeadwaterError where that never comes."""
         self._server.start(
-            [*self._java, "kafka.Kafka", str(self._config)], lambda: listens(self._port)
+            [*self._java, "kafka.Kafka", str(self._config)], lambda: listens(self._server.port)
         )
 
     def stop(self) -> None:

@@ -45,8 +45,8 @@ class Server:
     Without a `folder` it gets a temporary one, which goes when the server is closed.
     """
 
-    def __init__(self, name: str, folder: Path | None) -> None:
-        self.name = name
+    def __init__(self, name: str, port: int, folder: Path | None) -> None:
+        self.name, self.port = name, port
         self._temporary = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix=f"headwater-{name}-"))
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -109,6 +109,10 @@ class Server:
             process.wait()
         if process.stdin is not None:
             process.stdin.close()
+        # A killed server's sockets outlive its guard by a moment.
+        deadline = time.monotonic() + STOP_SECONDS
+        while listens(self.port) and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     @staticmethod
     def _signal(process: subprocess.Popen[bytes], how: signal.Signals) -> None:

@@ -23,10 +23,14 @@ class LocalRedis:
         self.url = given
         if self.own:
             self._binary = _binary()
-            self._port = free_ports(1)[0]
             self._append_only = append_only
-            self._server = Server("redis", folder)
-            self.url = f"redis://{HOST}:{self._port}/0"
+            self._server = Server("redis", free_ports(1)[0], folder)
+            self.url = f"redis://{HOST}:{self._server.port}/0"
+
+    @property
+    def folder(self) -> Path:
+        """Where our own server keeps its file of appends and its log."""
+        return self._mine().folder
 
     @property
     def description(self) -> str:
@@ -65,7 +69,7 @@ class LocalRedis:
     def _command(self) -> list[str]:
         options = {
             "bind": HOST,
-            "port": str(self._port),
+            "port": str(self._server.port),
             "dir": str(self._server.folder),
             "save": "",
             "appendonly": "yes" if self._append_only else "no",

@@ -1,0 +1,40 @@
+"""`headwater serve` starts this: one process of the service, until SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from headwater.errors import HeadwaterError
+from headwater.settings import Settings
+from service.app import create_app
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="headwater serve", description=__doc__)
+    parser.add_argument("--repo", type=Path, default=Path("feature_repo"))
+    arguments = parser.parse_args()
+    try:
+        settings = Settings.from_env(os.environ)
+        app = create_app(arguments.repo.resolve(), settings)
+    except HeadwaterError as error:
+        sys.stderr.write(f"headwater serve: {error}\n")
+        return 1
+    logging.basicConfig(level="WARNING")
+    logging.getLogger("headwater").setLevel(settings.log_level.upper())
+    gc.freeze()
+    uvicorn.run(
+        app, host=settings.host, port=settings.port, log_level="warning", access_log=False,
+        loop="uvloop", http="httptools",
+    )  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

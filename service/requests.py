@@ -1,0 +1,191 @@
+"""A request for features as a plan: which views to read, in what order to answer. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from headwater.catalog import Catalog, FeatureRefPlan, OnDemandPlan, ViewPlan
+from headwater.errors import BadRequestError
+from headwater.online.values import ViewReader
+
+
+class ViewRead(NamedTuple):
+    """Features to read from one view under one alias; `columns` name the request's key columns."""
+
+    reader: ViewReader
+    alias: str
+    features: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+class Output(NamedTuple):
+    """One feature of the answer: from `reads[read].features[at]`, or an on-demand view's output."""
+
+    name: str
+    read: int
+    at: int
+    on_demand: int = -1
+    feature: str = ""
+
+
+class FeaturePlan(NamedTuple):
+    reads: tuple[ViewRead, ...]
+    on_demand: tuple[OnDemandPlan, ...]
+    outputs: tuple[Output, ...]
+    key_types: dict[str, str]
+    request_types: dict[str, str]
+
+
+class Planner:
+    """Plans requests against one catalogue; plans are kept by what was asked."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self.readers = {
+            name: ViewReader(catalog.project, view) for name, view in catalog.views.items()
+        }
+        self._plans: dict[tuple[Any, bool], FeaturePlan] = {}
+
+    def plan(self, service: str | None, features: Sequence[str] | None, full: bool) -> FeaturePlan:
+        """Raises BadRequestError (404 unknown view or service, 422 unknown feature)."""
+        key = (service or tuple(features or ()), full)
+        found = self._plans.get(key)
+        if found is None:
+            found = self._build(self._references(service, features), full)
+            if len(self._plans) < 10_000:
+                self._plans[key] = found
+        return found
+
+    def _references(
+        self, service: str | None, features: Sequence[str] | None
+    ) -> list[FeatureRefPlan]:
+        if service:
+            plan = self.catalog.services.get(service)
+            if plan is None:
+                raise BadRequestError(
+                    _unknown("feature service", service, self.catalog.services), 404
+                )
+            return list(plan.features)
+        if not features:
+            raise BadRequestError(
+                'nothing is asked for: give "features": ["view:feature"] or "feature_service"'
+            )
+        references = []
+        for text in features:
+            view, colon, feature = text.partition(":")
+            if not colon or not feature:
+                raise BadRequestError(f"feature {text!r} is no 'view:feature'")
+            references.append(FeatureRefPlan(view, (feature,)))
+        return references
+
+    def _build(self, references: Sequence[FeatureRefPlan], full: bool) -> FeaturePlan:
+        wanted: dict[tuple[str, str], tuple[FeatureRefPlan, dict[str, None]]] = {}
+        on_demand: dict[str, OnDemandPlan] = {}
+        draft: list[tuple[str, FeatureRefPlan, str]] = []
+        for reference in references:
+            for feature in reference.features or self._all_features(reference.view):
+                self._check(reference.view, feature)
+                name = f"{reference.name_to_use}__{feature}" if full else feature
+                draft.append((name, reference, feature))
+                if reference.view in self.catalog.on_demand:
+                    on_demand[reference.view] = self.catalog.on_demand[reference.view]
+                else:
+                    _want(wanted, reference, feature)
+        for plan in on_demand.values():
+            for source in plan.inputs:
+                for feature in source.features or self._all_features(source.view):
+                    _want(wanted, source, feature)
+        reads = tuple(self._read(reference, tuple(names)) for reference, names in wanted.values())
+        at = {key: i for i, key in enumerate(wanted)}
+        demand = list(on_demand)
+        outputs = []
+        for name, reference, feature in draft:
+            if reference.view in on_demand:
+                outputs.append(Output(name, -1, -1, demand.index(reference.view), feature))
+            else:
+                read = at[_read_key(reference)]
+                outputs.append(Output(name, read, reads[read].features.index(feature)))
+        names = [output.name for output in outputs]
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise BadRequestError(
+                f"features {twice} are asked for twice; set full_feature_names to tell them apart"
+            )
+        key_types = {
+            column: key.type
+            for read in reads
+            for column, key in zip(read.columns, read.reader.view.join_keys, strict=True)
+        }
+        request_types = {f.name: f.type for p in on_demand.values() for f in p.request_fields}
+        return FeaturePlan(reads, tuple(on_demand.values()), tuple(outputs), key_types, request_types)
+
+    def _all_features(self, view: str) -> tuple[str, ...]:
+        return self._view(view).feature_names
+
+    def _view(self, name: str) -> ViewPlan | OnDemandPlan:
+        found = self.catalog.views.get(name) or self.catalog.on_demand.get(name)
+        if found is None:
+            names = [*self.catalog.views, *self.catalog.on_demand]
+            raise BadRequestError(_unknown("feature view", name, names), 404)
+        return found
+
+    def _check(self, view: str, feature: str) -> None:
+        names = self._view(view).feature_names
+        if feature not in names:
+            raise BadRequestError(_unknown(f"feature of view {view!r}", feature, names))
+
+    def _read(self, reference: FeatureRefPlan, features: tuple[str, ...]) -> ViewRead:
+        reader = self.readers[reference.view]
+        renamed = reference.join_key_map
+        columns = tuple(renamed.get(key.name, key.name) for key in reader.view.join_keys)
+        return ViewRead(reader, reference.name_to_use, features, columns)
+
+
+def _read_key(reference: FeatureRefPlan) -> tuple[str, str]:
+    return reference.name_to_use, repr(sorted(reference.join_key_map.items()))
+
+
+def _want(
+    wanted: dict[tuple[str, str], tuple[FeatureRefPlan, dict[str, None]]],
+    reference: FeatureRefPlan,
+    feature: str,
+) -> None:
+    wanted.setdefault(_read_key(reference), (reference, {}))[1][feature] = None
+
+
+def _unknown(kind: str, name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)[:20])}"
+    return f"there is no {kind} {name!r}; {hint}"
+
+
+_KEY_CHECKS: dict[str, tuple[type, ...]] = {
+    "STRING": (str,), "INT32": (int,), "INT64": (int,), "BOOL": (bool,), "UNIX_TIMESTAMP": (int,),
+    "DOUBLE": (float, int), "FLOAT": (float, int),
+}  # fmt: skip
+
+
+def check_entities(plan: FeaturePlan, entities: Any, limit: int) -> int:
+    """The number of entities in a request. Raises BadRequestError saying what is wrong with it."""
+    if not isinstance(entities, dict) or not all(isinstance(v, list) for v in entities.values()):
+        raise BadRequestError('"entities" must map each join key to a list of values')
+    sizes = {name: len(values) for name, values in entities.items()}
+    if len(set(sizes.values())) > 1:
+        raise BadRequestError(f"the lists in entities differ in length: {sizes}")
+    n = next(iter(sizes.values()), 1)
+    if n > limit:
+        raise BadRequestError(f"{n} entities in one request; at most {limit} are taken", 413)
+    missing = [name for name in (*plan.key_types, *plan.request_types) if name not in entities]
+    if missing:
+        raise BadRequestError(
+            f"entities lacks {sorted(missing)}; these features need "
+            f"{sorted({*plan.key_types, *plan.request_types})}"
+        )
+    for name, kind in plan.key_types.items():
+        allowed = _KEY_CHECKS.get(kind, (str, bytes))
+        for value in entities[name]:
+            if not isinstance(value, allowed) or (isinstance(value, bool) and kind != "BOOL"):
+                raise BadRequestError(f"entities[{name!r}] has {value!r}, which is no {kind}")
+    return n
