@@ -19,9 +19,10 @@ from headwater import __version__, catalog_cache
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
 from headwater.offline.materialize import materialize
 from headwater.online.writer import OnlineWriter, connect
+from headwater.quality.freshness import freshness as freshness_of
 from headwater.settings import Settings
 from service import vectors, wire, writes
-from service.metrics import Metrics, parse_duration
+from service.metrics import Metrics
 from service.requests import Planner, check_entities
 
 logger = logging.getLogger("headwater.service")
@@ -281,21 +282,5 @@ def _add_health(app: FastAPI, service: Service) -> None:
         """Per view: the newest event time of each stage, its age, the objective and whether it is met."""
         clocks = await asyncio.to_thread(lambda: service.writer.clocks())
         now = time.time()
-        rows = []
-        for view in service.planner.catalog.views.values():
-            online = clocks.get(("online", view.name))
-            slo = parse_duration(view.tags.get("freshness_slo", "")) or None
-            age = now - online / 1e6 if online else None
-            rows.append(
-                {
-                    "feature_view": view.name,
-                    "online": wire.timestamp(online) if online else None,
-                    "offline": wire.timestamp(clocks[("offline", view.name)])
-                    if ("offline", view.name) in clocks
-                    else None,
-                    "age_seconds": age,
-                    "slo_seconds": slo,
-                    "fresh": None if slo is None else age is not None and age <= slo,
-                }
-            )
-        return _json(rows)
+        views = service.planner.catalog.views.values()
+        return _json([freshness_of(view, clocks, now) for view in views])

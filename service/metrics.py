@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from headwater.catalog import Catalog
 from headwater.online.values import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, ViewValues
+from headwater.quality.freshness import parse_duration
 from service.requests import ViewRead
 
 PREFIX = "featurestore_"
 REASONS = {NOT_FOUND: "absent", NULL_VALUE: "null", OUTSIDE_MAX_AGE: "expired"}
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 class Metrics:
@@ -102,11 +102,3 @@ class Metrics:
     def show_clocks(self, clocks: Mapping[tuple[str, str], int]) -> None:
         for (stage, view), event_us in clocks.items():
             self.last_event.labels(view, stage).set(event_us / 1e6)
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of "90s", "10m", "2h", "1d"; 0 where there is no such thing."""
-    text = text.strip()
-    if text and text[-1] in _UNITS and text[:-1].replace(".", "", 1).isdigit():
-        return float(text[:-1]) * _UNITS[text[-1]]
-    return 0.0

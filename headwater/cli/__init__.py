@@ -1,0 +1,189 @@
+"""The command line. Commands that need Feast import it themselves: it takes seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from headwater import catalog_cache
+from headwater.errors import HeadwaterError
+from headwater.quality.freshness import freshness
+from headwater.settings import Settings
+
+Repo = Annotated[Path, typer.Option(help="Feast project: the folder with feature_store.yaml")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
+REPO = Path("feature_repo")
+
+app = typer.Typer(
+    help="Headwater: a feature store service on Feast definitions.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+console = Console(highlight=False)
+
+
+@app.command()
+def plan(repo: Repo = REPO, as_json: AsJson = False) -> None:
+    """Show what apply would add, change and remove, after checking it."""
+    from headwater.cli.apply import changes
+
+    _print_changes(changes(repo.resolve())[1], as_json)
+
+
+@app.command()
+def apply(repo: Repo = REPO, as_json: AsJson = False) -> None:
+    """Check the definitions, show what changes, and write Feast's registry."""
+    from headwater.cli.apply import apply as run
+
+    _print_changes(run(repo.resolve()), as_json)
+
+
+def _print_changes(found: list[tuple[str, str, str]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([{"change": c, "kind": k, "name": n} for c, k, n in found]))
+        return
+    signs = {"add": "[green]+[/]", "change": "[yellow]~[/]", "remove": "[red]-[/]"}
+    for change, kind, name in found:
+        console.print(f"{signs[change]} {kind} {name}")
+    if not found:
+        console.print("Nothing changes.")
+
+
+@app.command()
+def materialize(
+    repo: Repo = REPO,
+    view: Annotated[list[str] | None, typer.Option(help="only these views")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load the latest row of each entity from the batch sources into Redis."""
+    from headwater.offline.materialize import materialize as run
+
+    catalog, writer = _store(repo)
+    rows = run(catalog, writer, view or None)
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for name, count in rows.items():
+        console.print(f"{name}: {count:,} entities")
+
+
+@app.command()
+def ingest(
+    repo: Repo = REPO,
+    until_end: Annotated[
+        bool, typer.Option(help="stop, committed, at the end offsets seen at the start")
+    ] = False,
+) -> None:
+    """Run an ingest worker: Kafka to Redis and to the offline log."""
+    more = ["--until-end"] if until_end else []
+    os.execv(sys.executable, _program("ingest", repo, *more))  # noqa: S606 (no shell is involved)
+
+
+@app.command()
+def serve(repo: Repo = REPO) -> None:
+    """Run the HTTP service (port 6566)."""
+    os.execv(sys.executable, _program("service", repo))  # noqa: S606 (no shell is involved)
+
+
+def _program(module: str, repo: Path, *more: str) -> list[str]:
+    return [sys.executable, "-P", "-m", module, "--repo", str(repo), *more]
+
+
+@app.command("training-set")
+def training_set(
+    service: Annotated[str, typer.Option(help="feature service")],
+    entities: Annotated[Path, typer.Option(help="Parquet: keys, event_timestamp, labels")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write; its manifest goes beside it")],
+    repo: Repo = REPO,
+    as_json: AsJson = False,
+) -> None:
+    """Join a feature service to labels as the features stood at each label's time."""
+    from rich.progress import Progress
+
+    from headwater.offline.training_set import write
+
+    catalog = catalog_cache.load(repo.resolve())
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("views", total=None)
+
+        def progress(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name, completed=done, total=total)
+
+        manifest = write(catalog, service, entities, out, progress)
+    if as_json:
+        typer.echo(json.dumps(manifest))
+        return
+    console.print(f"{out}: {manifest['rows']:,} rows in {manifest['seconds']:.1f} s")
+
+
+@app.command()
+def status(repo: Repo = REPO, as_json: AsJson = False) -> None:
+    """Freshness of every view; exit code 1 when an objective is missed."""
+    catalog, writer = _store(repo)
+    clocks = writer.clocks()
+    now = time.time()
+    rows = [freshness(view, clocks, now) for view in catalog.views.values()]
+    if as_json:
+        typer.echo(json.dumps(rows))
+    else:
+        table = Table("view", "newest event online", "age", "objective", "state")
+        for row in rows:
+            state = {True: "[green]fresh[/]", False: "[red]stale[/]", None: "no objective"}
+            newest = row["online_us"]
+            table.add_row(
+                row["feature_view"],
+                str(datetime.fromtimestamp(newest // 1_000_000, UTC)) if newest else "never",
+                f"{row['age_seconds']:,.0f} s" if newest else "-",
+                f"{row['slo_seconds']:,.0f} s" if row["slo_seconds"] else "-",
+                state[row["fresh"]],
+            )
+        console.print(table)
+    if any(row["fresh"] is False for row in rows):
+        raise typer.Exit(1)
+
+
+def _store(repo: Path) -> tuple[Any, Any]:
+    from headwater.online.writer import OnlineWriter, connect
+
+    settings = Settings.from_env(os.environ)
+    catalog = catalog_cache.load(repo.resolve())
+    client = connect(settings.redis_url or catalog.redis_url)
+    return catalog, OnlineWriter(client, catalog.project)
+
+
+@app.command()
+def up(repo: Repo = REPO) -> None:
+    """Start the local stack (Redis and Kafka), a worker and the service; stay until Ctrl-C."""
+    from headwater.demo.run import up as run
+
+    run(repo.resolve())
+
+
+@app.command()
+def demo(
+    repo: Repo = REPO,
+    once: Annotated[bool, typer.Option(help="end by itself instead of staying up")] = False,
+) -> None:
+    """The whole of Headwater on a year of real flights."""
+    from headwater.demo.run import demo as run
+
+    run(repo.resolve(), once)
+
+
+def main() -> None:
+    """Entry point: an error that the user can mend is one line and exit code 1."""
+    try:
+        app()
+    except HeadwaterError as error:
+        sys.stderr.write(f"headwater: {error}\n")
+        sys.exit(1)

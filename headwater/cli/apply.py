@@ -1,0 +1,137 @@
+"""`plan` and `apply`: Feast definitions to Feast's registry, checked before anything is written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from headwater import catalog_cache
+from headwater.catalog import Catalog
+from headwater.errors import HeadwaterError
+
+Change = tuple[str, str, str]
+_KINDS = {
+    "entities": "entity",
+    "streams": "Kafka source",
+    "push_sources": "push source",
+    "views": "feature view",
+    "on_demand": "on-demand feature view",
+    "services": "feature service",
+}
+
+
+def changes(repo: Path) -> tuple[Catalog, list[Change]]:
+    """The checked catalogue that the definitions make, and how it differs from the registry."""
+    planned = _rehearse(repo)
+    try:
+        current: Catalog | None = catalog_cache.load(repo)
+    except HeadwaterError:
+        current = None
+    return planned, _difference(current, planned)
+
+
+def apply(repo: Path) -> list[Change]:
+    """Write the registry as `feast apply` does. Raises before writing what cannot be served."""
+    _, found = changes(repo)
+    if not found:
+        return found
+    from feast.repo_config import load_repo_config
+    from feast.repo_operations import apply_total
+
+    with _feast_noise(), _inside(repo):
+        config = load_repo_config(repo, repo / "feature_store.yaml")
+        Path(repo / "data").mkdir(exist_ok=True)
+        apply_total(config, repo, skip_source_validation=True)
+    catalog_cache.load(repo)
+    return found
+
+
+def _rehearse(repo: Path) -> Catalog:
+    """Apply the definitions to a registry and stores that are thrown away, and plan them."""
+    if not (repo / "feature_store.yaml").exists():
+        raise HeadwaterError(f"there is no feature_store.yaml in {repo}; give it with --repo")
+    with _feast_noise(), _inside(repo), tempfile.TemporaryDirectory() as folder:
+        from feast import FeatureStore
+        from feast.repo_config import RepoConfig, load_repo_config
+        from feast.repo_operations import parse_repo
+
+        from headwater.catalog_feast import build
+
+        config = load_repo_config(repo, repo / "feature_store.yaml")
+        rehearsal = RepoConfig(
+            project=config.project,
+            provider="local",
+            registry=f"{folder}/registry.db",
+            online_store={"type": "sqlite", "path": f"{folder}/online.db"},
+            offline_store=config.offline_store,
+            entity_key_serialization_version=3,
+            repo_path=repo,
+        )
+        try:
+            contents = parse_repo(repo)
+            store = FeatureStore(config=rehearsal)
+            objects: list[Any] = [
+                *contents.projects, *contents.data_sources, *contents.entities,
+                *contents.feature_views, *contents.stream_feature_views,
+                *contents.on_demand_feature_views, *contents.feature_services,
+            ]  # fmt: skip
+            store.apply(objects, skip_feature_view_validation=False)
+        except HeadwaterError:
+            raise
+        except Exception as error:
+            raise HeadwaterError(
+                f"Feast refuses the definitions in {repo}: {type(error).__name__}: {error}"
+            ) from error
+        store.config.online_store = config.online_store
+        return build(store)
+
+
+def _difference(current: Catalog | None, planned: Catalog) -> list[Change]:
+    found: list[Change] = []
+    for attribute, kind in _KINDS.items():
+        old = getattr(current, attribute) if current else {}
+        new = getattr(planned, attribute)
+        found += [("add", kind, name) for name in sorted(new.keys() - old.keys())]
+        found += [
+            ("change", kind, name)
+            for name in sorted(new.keys() & old.keys())
+            if _plain(new[name]) != _plain(old[name])
+        ]
+        found += [("remove", kind, name) for name in sorted(old.keys() - new.keys())]
+    return found
+
+
+def _plain(plan: Any) -> Any:
+    """A plan without its code's payload, which differs from one pickling to the next."""
+    import msgspec
+
+    data = msgspec.to_builtins(plan)
+    for key in ("udf", "code"):
+        if isinstance(data, dict) and data.get(key):
+            data[key].pop("body", None)
+    return data
+
+
+class _inside:  # noqa: N801 (used as a function)
+    """The repository as working directory, as Feast's own command line has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        self._back = Path.cwd()
+        os.chdir(self._folder)
+
+    def __exit__(self, *_: object) -> None:
+        os.chdir(self._back)
+
+
+class _feast_noise(warnings.catch_warnings):  # type: ignore[type-arg] # noqa: N801
+    """Feast warns about alpha features on every definition; the user has chosen them."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.simplefilter("ignore")

@@ -1,0 +1,1 @@
+"""How good the features are: freshness against its objective. Pure."""
