@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from headwater.errors import SettingError
 
+#: What a value must be, in words, and the check of it.
+Wanted = tuple[str, Callable[[Any], bool]]
 
-def _setting(variable: str, default: Any, doc: str) -> Any:
-    return field(default=default, metadata={"variable": variable, "doc": doc})
+_POSITIVE: Wanted = ("a number greater than 0", lambda n: 0 < n < math.inf)
+_ANY_TEXT: Wanted = ("text", lambda _: True)
+
+
+def _setting(variable: str, default: Any, doc: str, wanted: Wanted | None = None) -> Any:
+    wanted = wanted or (_ANY_TEXT if isinstance(default, str) else _POSITIVE)
+    return field(default=default, metadata={"variable": variable, "doc": doc, "wanted": wanted})
+
+
+def _one_of(*choices: str) -> Wanted:
+    return " or ".join(choices), lambda text: text in choices
+
+
+def _matches(words: str, pattern: str) -> Wanted:
+    return words, lambda text: re.fullmatch(pattern, text, re.IGNORECASE) is not None
+
+
+_URL = _matches("redis://HOST:PORT/DB or rediss://... or unix://...", r"(rediss?|unix)://\S+")
+_BROKERS = _matches("HOST:PORT, or several with commas between", r"[^\s,:]+:\d+(,[^\s,:]+:\d+)*")
+_HTTP = _matches("http://HOST:PORT/metrics", r"https?://\S+")
+_SIZE = _matches("a size such as 4GB", r"\d+(\.\d+)? ?[KMGT]i?B")
+_PORT: Wanted = ("a port, 1 to 65535", lambda n: 0 < n < 65536)
+_PORT_OR_ANY: Wanted = ("a port, 1 to 65535, or 0 for a free one", lambda n: 0 <= n < 65536)
 
 
 @dataclass(frozen=True)
@@ -19,21 +44,33 @@ class Settings:
     """Every setting; `docs/settings.md` is held to this list by a test."""
 
     redis_url: str = _setting(
-        "REDIS_URL", "", "Redis to use; wins over `connection_string` in feature_store.yaml"
+        "REDIS_URL", "", "Redis to use; wins over `connection_string` in feature_store.yaml", _URL
     )
     kafka_bootstrap_servers: str = _setting(
-        "KAFKA_BOOTSTRAP_SERVERS", "", "Kafka to use; wins over what the sources say"
+        "KAFKA_BOOTSTRAP_SERVERS", "", "Kafka to use; wins over what the sources say", _BROKERS
     )
     kafka_client: str = _setting(
-        "HEADWATER_KAFKA_CLIENT", "kafka-python", "`kafka-python` (no other client is built in yet)"
+        "HEADWATER_KAFKA_CLIENT",
+        "kafka-python",
+        "`kafka-python` (no other client is built in yet)",
+        _one_of("kafka-python"),
     )
     group: str = _setting("HEADWATER_GROUP", "", "consumer group; default `headwater-<project>`")
     host: str = _setting("HEADWATER_HOST", "127.0.0.1", "address that the service listens on")
-    port: int = _setting("HEADWATER_PORT", 6566, "port of the service")
+    port: int = _setting("HEADWATER_PORT", 6566, "port of the service", _PORT)
+    workers: int = _setting("HEADWATER_WORKERS", 1, "processes of the service")
     metrics_port: int = _setting(
-        "HEADWATER_METRICS_PORT", 9465, "port of the ingest worker's /metrics; 0 takes a free one"
+        "HEADWATER_METRICS_PORT",
+        9465,
+        "port of the ingest worker's /metrics; 0 takes a free one",
+        _PORT_OR_ANY,
     )
-    log_level: str = _setting("HEADWATER_LOG_LEVEL", "info", "debug, info, warning or error")
+    log_level: str = _setting(
+        "HEADWATER_LOG_LEVEL",
+        "info",
+        "debug, info, warning or error",
+        _one_of("debug", "info", "warning", "error"),
+    )
     log_flush_seconds: float = _setting(
         "HEADWATER_LOG_FLUSH_SECONDS", 1.0, "longest time between appends to the offline log"
     )
@@ -56,41 +93,45 @@ class Settings:
     )
     max_entities: int = _setting("HEADWATER_MAX_ENTITIES", 10_000, "entities in one request")
     max_body_bytes: int = _setting("HEADWATER_MAX_BODY_BYTES", 16_777_216, "bytes of one request")
+    worker_metrics_url: str = _setting(
+        "HEADWATER_WORKER_METRICS_URL",
+        "",
+        "the worker's /metrics, shown with the service's own",
+        _HTTP,
+    )
     memory_limit: str = _setting(
-        "HEADWATER_MEMORY_LIMIT", "", "DuckDB's memory limit, such as 4GB"
+        "HEADWATER_MEMORY_LIMIT", "", "DuckDB's memory limit, such as 4GB", _SIZE
     )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
-        """Raises SettingError for a value of the wrong kind or an unknown HEADWATER_ variable."""
+        """An empty variable counts as unset.
+
+        Raises SettingError for a value that makes no sense or an unknown HEADWATER_ variable.
+        """
         known = {f.metadata["variable"]: f for f in fields(cls)}
         for key in environ:
             if key.startswith("HEADWATER_") and key not in known:
                 near = difflib.get_close_matches(key, known, 1)
                 wanted = f"to be {near[0]}" if near else f"one of {', '.join(sorted(known))}"
                 raise SettingError(key, environ[key], f"{wanted} (no such setting)")
-        given = {
-            f.name: _parse(key, environ[key], f.default) for key, f in known.items()
-            if environ.get(key)
-        }  # fmt: skip
-        settings = cls(**given)
-        if settings.kafka_client != "kafka-python":
-            raise SettingError("HEADWATER_KAFKA_CLIENT", settings.kafka_client, "kafka-python")
-        if settings.log_level not in {"debug", "info", "warning", "error"}:
-            raise SettingError(
-                "HEADWATER_LOG_LEVEL", settings.log_level, "debug, info, warning or error"
-            )
-        return settings
+        return cls(
+            **{
+                f.name: _parse(key, environ[key], type(f.default), f.metadata["wanted"])
+                for key, f in known.items()
+                if environ.get(key)
+            }
+        )
 
 
-def _parse(key: str, value: str, default: Any) -> Any:
-    if isinstance(default, str):
-        return value
+def _parse(key: str, text: str, kind: type, wanted: Wanted) -> Any:
+    words, valid = wanted
     try:
-        number = type(default)(value)
+        value = kind(text)
     except ValueError:
-        number = -1
-    if number < 0 or (number == 0 and key != "HEADWATER_METRICS_PORT"):
-        kind = "a whole number" if isinstance(default, int) else "a number"
-        raise SettingError(key, value, f"{kind} greater than 0")
-    return number
+        value = None
+    if value is None or not valid(value):
+        shown = re.sub(r"//[^/]*@", "//***@", text)  # a URL may hold a password
+        whole = "whole " if kind is int else ""
+        raise SettingError(key, shown, words.replace("a number", f"a {whole}number"))
+    return value

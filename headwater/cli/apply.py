@@ -85,7 +85,6 @@ def _rehearse(repo: Path) -> Catalog:
             raise HeadwaterError(
                 f"Feast refuses the definitions in {repo}: {type(error).__name__}: {error}"
             ) from error
-        store.config.online_store = config.online_store
         return build(store)
 
 
