@@ -174,7 +174,8 @@ class ViewPlan(msgspec.Struct, frozen=True, omit_defaults=True):
             for a in self.aggregations
         ]
         keys = [f"{key.name}:{key.type}" for key in self.join_keys]
-        code = hashlib.blake2b(self.udf.body, digest_size=8).hexdigest() if self.udf else ""
+        # The text, since a pickled body differs from one apply to the next.
+        code = (self.udf.text or self.udf.name) if self.udf else ""
         text = "\n".join([*sorted(parts), *keys, self.stream, code])
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

@@ -67,7 +67,9 @@ def build(store: FeatureStore) -> plans.Catalog:
         on_demand=on_demand,
         services=services,
     )
-    version = hashlib.blake2b(plans.encode(catalog), digest_size=8).hexdigest()
+    # Pickled code differs from one apply to the next; its text does not.
+    text = re.sub(rb'"body":"[^"]*"', b"", plans.encode(catalog))
+    version = hashlib.blake2b(text, digest_size=8).hexdigest()
     return plans.msgspec.structs.replace(catalog, version=version)
 
 
@@ -103,6 +105,9 @@ class _Draft:
         )
         names = {key.name for key in keys}
         fields = tuple(_field(f) for f in view.features if f.name not in names)
+        if hasattr(view, "aggregations"):
+            # The registry keeps a stream view's fields in hash order; the layout must not vary.
+            fields = tuple(sorted(fields, key=lambda f: f.name))
         aggregations = tuple(getattr(view, "aggregations", None) or ())
         kind: plans.ViewKind = "window" if aggregations else "row"
         planned: tuple[plans.AggregationPlan, ...] = ()
@@ -334,7 +339,8 @@ def _on_demand(view: OnDemandFeatureView) -> plans.OnDemandPlan:
     )
     return plans.OnDemandPlan(
         view.name, tuple(_field(f) for f in view.features), inputs, request, code,
-        bool(view.singleton), view.description or "", view.owner or "", dict(view.tags or {}),
+        bool(view.singleton), view.description or "",
+        view.owner or (view.tags or {}).get("owner", ""), dict(view.tags or {}),
     )  # fmt: skip
 
 

@@ -33,7 +33,6 @@ def _matches(words: str, pattern: str) -> Wanted:
 
 _URL = _matches("redis://HOST:PORT/DB or rediss://... or unix://...", r"(rediss?|unix)://\S+")
 _BROKERS = _matches("HOST:PORT, or several with commas between", r"[^\s,:]+:\d+(,[^\s,:]+:\d+)*")
-_HTTP = _matches("http://HOST:PORT/metrics", r"https?://\S+")
 _SIZE = _matches("a size such as 4GB", r"\d+(\.\d+)? ?[KMGT]i?B")
 _PORT: Wanted = ("a port, 1 to 65535", lambda n: 0 < n < 65536)
 _PORT_OR_ANY: Wanted = ("a port, 1 to 65535, or 0 for a free one", lambda n: 0 <= n < 65536)
@@ -58,7 +57,6 @@ class Settings:
     group: str = _setting("HEADWATER_GROUP", "", "consumer group; default `headwater-<project>`")
     host: str = _setting("HEADWATER_HOST", "127.0.0.1", "address that the service listens on")
     port: int = _setting("HEADWATER_PORT", 6566, "port of the service", _PORT)
-    workers: int = _setting("HEADWATER_WORKERS", 1, "processes of the service")
     metrics_port: int = _setting(
         "HEADWATER_METRICS_PORT",
         9465,
@@ -93,12 +91,6 @@ class Settings:
     )
     max_entities: int = _setting("HEADWATER_MAX_ENTITIES", 10_000, "entities in one request")
     max_body_bytes: int = _setting("HEADWATER_MAX_BODY_BYTES", 16_777_216, "bytes of one request")
-    worker_metrics_url: str = _setting(
-        "HEADWATER_WORKER_METRICS_URL",
-        "",
-        "the worker's /metrics, shown with the service's own",
-        _HTTP,
-    )
     memory_limit: str = _setting(
         "HEADWATER_MEMORY_LIMIT", "", "DuckDB's memory limit, such as 4GB", _SIZE
     )

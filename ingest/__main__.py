@@ -48,8 +48,7 @@ def _run(repo: Path, until_end: bool) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    if not until_end:
-        start_http_server(settings.metrics_port, "127.0.0.1", worker.metrics.registry)
+    start_http_server(settings.metrics_port, "127.0.0.1", worker.metrics.registry)
     gc.freeze()
     worker.run(until_end)
     return 0

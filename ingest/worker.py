@@ -70,6 +70,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         self.repo, self.settings, self.writer = repo, settings, writer
         self.metrics = Metrics()
         self.stopping = False
+        self._moved = False
         self._servers = ""
         self._routes: dict[str, list[StreamRoute]] = {}
         self._watermarks: dict[TopicPartition, int] = {}
@@ -106,6 +107,11 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         while not self.stopping:
             polled = self.consumer.poll(timeout_ms=100, max_records=self.settings.batch_records)
             try:
+                if self._moved:
+                    # Whoever owns a partition now starts at its committed offset; so do we.
+                    self._moved = False
+                    self._start_over()
+                    continue
                 for tp, records in polled.items():
                     self._take(tp, records)
                 due = time.monotonic() - self._flushed >= self.settings.log_flush_seconds
@@ -135,7 +141,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
     def _take(self, tp: TopicPartition, records: list[Any]) -> None:
         offsets = np.fromiter((r.offset for r in records), np.int64, len(records))
         stamps = np.fromiter((r.timestamp * 1000 for r in records), np.int64, len(records))
-        start = self._watermarks.get(tp, NO_TIME)
+        start = self._watermark(tp)
         newest = start
         for route in self._routes[tp.topic]:
             with self.metrics.batch_seconds.labels("decode").time():
@@ -256,10 +262,10 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
                 self.consumer.seek_to_beginning(tp)
             else:
                 self.consumer.seek(tp, held)
-        self.on_partitions_assigned(self._owned())
 
     def _forget(self) -> None:
         self._positions.clear()
+        self._watermarks.clear()
         self._rows = 0
         for routes in self._routes.values():
             for route in routes:
@@ -269,15 +275,22 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
 
     # -- rebalances and catalogue changes ----------------------------------------------------------
 
+    # The client runs these inside its own event loop, where it can be asked nothing: they only
+    # take note, and the loop acts after the poll.
+
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        self.flush()
-        self._forget()
+        self._moved = self._moved or bool(list(revoked))
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        for tp in assigned:
+        self._moved = self._moved or bool(list(assigned))
+
+    def _watermark(self, tp: TopicPartition) -> int:
+        """The partition's watermark; from its committed offset when it is new here."""
+        if tp not in self._watermarks:
             held = self.consumer.committed(tp, metadata=True)
             text = held.metadata if held is not None else ""
             self._watermarks[tp] = json.loads(text)["watermark"] if text else NO_TIME
+        return self._watermarks[tp]
 
     def _check_catalog(self) -> None:
         try:

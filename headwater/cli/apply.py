@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -115,7 +116,7 @@ def _plain(plan: Any) -> Any:
 
 
 class _inside:  # noqa: N801 (used as a function)
-    """The repository as working directory, as Feast's own command line has it."""
+    """The repository as working directory and first on the path, as Feast's command line has it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -123,9 +124,11 @@ class _inside:  # noqa: N801 (used as a function)
     def __enter__(self) -> None:
         self._back = Path.cwd()
         os.chdir(self._folder)
+        sys.path.insert(0, str(self._folder))
 
     def __exit__(self, *_: object) -> None:
         os.chdir(self._back)
+        sys.path.remove(str(self._folder))
 
 
 class _feast_noise(warnings.catch_warnings):  # type: ignore[type-arg] # noqa: N801

@@ -1,139 +1,101 @@
-"""A Kafka of one's own: `KAFKA_BOOTSTRAP_SERVERS`, else Apache Kafka, else librdkafka's mock."""
+"""The local Kafka: the one that KAFKA_BOOTSTRAP_SERVERS names, else Apache Kafka, else a mock."""
 
 from __future__ import annotations
 
-import base64
-import os
-import re
-import shutil
-import subprocess
-import sys
-import uuid
-from importlib.resources import files
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from headwater.errors import HeadwaterError
-from headwater.local import process
-
-VERSION = "4.1.0"
-_PROPERTIES = """process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-log.dirs={folder}/logs
-num.partitions=4
-auto.create.topics.enable=true
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-log.retention.ms=-1
-"""
+from headwater.local import apache
+from headwater.local.apache import ApacheKafka
+from headwater.local.mock import MockKafka
 
 
 class LocalKafka:
-    """One broker on a free port; `kind` says which broker it is."""
+    """`bootstrap` is where it is, `kind` what it is; both are certain once it is started.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port, self._controller = process.free_port(), process.free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.bootstrap = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
-        if self.bootstrap:
-            self.kind = "Kafka (given)"
-        elif has_java():
-            self.kind = f"Apache Kafka {VERSION} (real, KRaft)"
-        else:
-            self.kind = "librdkafka's mock cluster (no Java 17 with Maven here)"
+    A given cluster is used as it is. The mock is librdkafka's cluster in memory, for machines
+    without Java: enough for a first look, but it forgets old events.
+    """
+
+    kind: Literal["given", "apache", "mock"]
+
+    def __init__(
+        self,
+        given: str = "",
+        folder: Path | None = None,
+        *,
+        allow_mock: bool = True,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Raises HeadwaterError where Java or Maven is missing and `allow_mock` is false."""
+        self.bootstrap = given
+        self._folder, self._say, self._allow_mock = folder, say, allow_mock
+        self._apache: ApacheKafka | None = None
+        self._mock: MockKafka | None = None
+        self.kind = "given" if given else "apache"
+        if not given and (missing := apache.missing()):
+            self._make_do(HeadwaterError(f"Apache Kafka cannot run here: {missing}"))
 
     @property
-    def real(self) -> bool:
-        return not self.kind.startswith("librdkafka")
+    def description(self) -> str:
+        """One line that a person can read."""
+        if self.kind == "given":
+            return f"Kafka: {self.bootstrap}, which KAFKA_BOOTSTRAP_SERVERS names"
+        if self.kind == "apache":
+            return f"Kafka: Apache Kafka {apache.KAFKA_VERSION} on {self.bootstrap}"
+        return (
+            f"Kafka: librdkafka's mock cluster on {self.bootstrap}, not a real broker. {self._why}"
+        )
 
     def start(self) -> None:
-        if self.bootstrap and self._process is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.real:
-            self._start_apache()
-        else:
-            self._start_mock()
+        """Blocks until it can be connected to. Raises HeadwaterError where that never comes."""
+        if self.kind == "apache" and self._apache is None:
+            try:
+                jars = apache.fetch(self._say)
+            except HeadwaterError as error:
+                self._make_do(error)
+            else:
+                self._apache = ApacheKafka(jars, self._folder)
+                self.bootstrap = self._apache.bootstrap
+        if self._apache is not None:
+            self._apache.start()
+        elif self.kind == "mock":
+            self._mock = MockKafka()
+            self.bootstrap = self._mock.bootstrap
 
-    def _start_apache(self) -> None:
-        jars = f"{_jars()}/*"
-        config = self.folder / "server.properties"
-        config.write_text(
-            _PROPERTIES.format(port=self.port, controller=self._controller, folder=self.folder)
-        )
-        log = self.folder / "kafka.log"
-        java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", jars]
-        if not (self.folder / "logs").exists():
-            identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-            with log.open("ab") as out:
-                subprocess.run(
-                    [*java, "kafka.tools.StorageTool", "format", "-t", identity, "-c", str(config),
-                     "--ignore-formatted"], check=True, stdout=out, stderr=out,
-                )  # fmt: skip
-        self._process = process.start([*java, "kafka.Kafka", str(config)], log)
-        process.wait_for(lambda: process.listens(self.port), self._process, log, "Kafka")
-        self.bootstrap = f"127.0.0.1:{self.port}"
-
-    def _start_mock(self) -> None:
-        log = self.folder / "mock.log"
-        address = self.folder / "mock.address"
-        address.unlink(missing_ok=True)
-        self._process = process.start(
-            [sys.executable, "-P", "-m", "headwater.local.mock_kafka", str(address)], log
-        )
-        process.wait_for(address.exists, self._process, log, "librdkafka's mock cluster")
-        self.bootstrap = address.read_text()
+    def create_topics(self, partitions: Mapping[str, int]) -> None:
+        """Makes topics on the mock; a broker makes a topic itself when it is first named."""
+        if self._mock is not None:
+            for topic, count in partitions.items():
+                self._mock.create_topic(topic, count)
 
     def stop(self) -> None:
-        process.stop(self._process)
+        """An orderly end; `start` brings back topics, events and committed offsets."""
+        self._real("stop").stop()
 
     def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        """What a power cut does (SIGKILL)."""
+        self._real("kill").kill()
 
+    def restart(self) -> None:
+        """The same port and folder."""
+        self._real("restart").stop()
+        self.start()
 
-def has_java() -> bool:
-    """Whether Java 17 or newer and Maven are here."""
-    if not shutil.which("mvn") or not shutil.which("java"):
-        return False
-    done = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
-    found = re.search(r'version "(\d+)', done.stderr)
-    return bool(found) and int(found[1]) >= 17 if found else False
+    def close(self) -> None:
+        """The end for good; a folder that was not given goes as well."""
+        for part in (self._apache, self._mock):
+            if part is not None:
+                part.close()
 
+    def _make_do(self, error: HeadwaterError) -> None:
+        if not self._allow_mock:
+            raise error
+        self.kind, self._why = "mock", f"{error}"
 
-def _jars() -> Path:
-    """Kafka's jars, fetched once from Maven Central into the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "headwater" / f"kafka-{VERSION}"
-    if folder.exists():
-        return folder
-    work = folder.with_name(f"{folder.name}.{os.getpid()}")
-    work.mkdir(parents=True)
-    (work / "pom.xml").write_text((files("headwater.local") / "pom.xml").read_text())
-    done = subprocess.run(
-        ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={work}",
-         "-DincludeScope=runtime"], cwd=work, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        shutil.rmtree(work)
-        raise HeadwaterError(
-            f"Maven could not fetch Kafka: {done.stdout[-300:]}; set KAFKA_BOOTSTRAP_SERVERS"
-        )
-    try:
-        work.rename(folder)
-    except OSError:  # another process was first
-        shutil.rmtree(work)
-    return folder
+    def _real(self, verb: str) -> ApacheKafka:
+        if self._apache is None:
+            raise HeadwaterError(f"only a local Apache Kafka can {verb}; this is {self.kind}")
+        return self._apache

@@ -173,12 +173,15 @@ def plan_view(config: RepoConfig, table: FeatureView) -> ViewPlan:
         if c.name != DUMMY_ENTITY
     )
     names = {name for name, _ in keys}
+    fields = list(table.features)
+    if hasattr(table, "aggregations"):
+        fields.sort(key=lambda f: f.name)  # as headwater.catalog_feast orders them
     return ViewPlan(
         name=table.name,
         kind="row",
         join_keys=tuple(JoinKeyPlan(name, kind) for name, kind in keys),
         features=tuple(
-            FieldPlan(f.name, f.dtype.to_value_type().name) for f in table.features if f.name not in names
+            FieldPlan(f.name, f.dtype.to_value_type().name) for f in fields if f.name not in names
         ),
         ttl_us=int(table.ttl.total_seconds() * 1_000_000) if getattr(table, "ttl", None) else 0,
     )

@@ -233,6 +233,6 @@ def test_messages_say_what_the_rows_say(flights: demo.Flights, topic: str) -> No
 
 
 def test_missing_flights_are_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(HeadwaterError, match=r"pip install 'headwater\[demo\]'"):
         demo.load(NOW)

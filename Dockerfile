@@ -1,0 +1,25 @@
+FROM python:3.11-slim
+
+WORKDIR /app
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+
+# First what changes seldom.
+COPY requirements.txt .
+RUN pip install --require-hashes -r requirements.txt
+
+COPY pyproject.toml README.md LICENSE ./
+COPY headwater headwater
+COPY service service
+COPY ingest ingest
+RUN pip install --no-deps .
+
+COPY feature_repo feature_repo
+# Numba compiles the window kernels when they are first used, and keeps them here.
+ENV NUMBA_CACHE_DIR=/home/headwater/numba
+RUN useradd --create-home headwater \
+    && mkdir -p feature_repo/data && chown headwater feature_repo/data
+USER headwater
+
+EXPOSE 6566 9465
+ENTRYPOINT ["headwater"]
+CMD ["--help"]

@@ -1,0 +1,287 @@
+"""`headwater demo` and `headwater up`: the local stack, a worker and the service, on the flights."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from headwater.demo import flights
+from headwater.errors import HeadwaterError
+from headwater.local import LocalStack
+from headwater.local.process import free_ports, listens
+from headwater.settings import Settings
+
+SERVICE = "departure_delay_v1"
+console = Console(highlight=False)
+
+
+def demo(repo: Path, once: bool) -> None:
+    """Register, stream a year, materialize, serve, train, watch; `once` ends after that."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _Demo(repo, Path(folder)).run(once)
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+
+
+def up(repo: Path) -> None:
+    """The local stack with a worker and the service on a registered project, until Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory() as folder, _stack() as stack:
+        run = _Demo(repo, Path(folder))
+        run.env.update(stack.env)
+        try:
+            run.child("worker", "ingest", "--repo", str(repo))
+            run.serve()
+            console.print(f"Service at {run.address}. Ctrl-C stops everything.")
+            run.stay()
+        except KeyboardInterrupt:
+            console.print("Stopped.")
+        finally:
+            run.stop()
+
+
+class _Demo:
+    """One run: its processes, and the environment that they share."""
+
+    def __init__(self, repo: Path, folder: Path) -> None:
+        self.repo, self.folder = repo, folder
+        port = os.environ.get("HEADWATER_PORT") or (
+            "6566" if not listens(6566) else str(free_ports(1)[0])
+        )
+        self.address = f"http://127.0.0.1:{port}"
+        self.env = {
+            **os.environ,
+            "HEADWATER_PORT": port,
+            "HEADWATER_METRICS_PORT": str(free_ports(1)[0]),
+        }
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def run(self, once: bool) -> None:
+        data = self.repo / "data"
+        data.mkdir(exist_ok=True)
+        shutil.rmtree(data / "log", ignore_errors=True)  # a new broker starts at offset 0 again
+        console.print("[bold]1 Stack[/] starting Redis and Kafka, preparing a year of flights ...")
+        applying = self._headwater("apply", stdout=subprocess.DEVNULL)
+        with _stack() as stack:
+            stack.kafka.create_topics({"departures": 4, "arrivals": 4})
+            self.env.update(stack.env)
+            try:
+                self._steps(data, applying)
+                if not once:
+                    self._trickle()
+            finally:
+                self.stop()
+
+    def _steps(self, data: Path, applying: subprocess.Popen[bytes]) -> None:
+        year = flights.load(datetime.now(UTC))
+        year.write_batch_sources(data)
+        labels = data / "labels.parquet"
+        pq.write_table(year.labels, labels)
+        past = self._write_events(year)
+        self._done("apply", applying)
+        console.print("[bold]2 Register[/] `headwater apply` wrote Feast's registry")
+        console.print("[bold]3 Stream[/] the year so far through Kafka and the ingest worker")
+        self._stream(past)
+        console.print("[bold]4 Batch[/] `headwater materialize`")
+        self._done("materialize", self._headwater("materialize"))
+        console.print("[bold]5 Serve[/] one vector, with statuses")
+        self.child("worker", "ingest", "--repo", str(self.repo))
+        self.serve()
+        self._show_vector(year.labels)
+        console.print("[bold]6 Train[/] a training set of all flights, right in time")
+        self._done("training-set", self._headwater(
+            "training-set", "--service", SERVICE, "--entities", str(labels),
+            "--out", str(data / "train.parquet")))  # fmt: skip
+        self._show_training_set(data)
+        console.print("[bold]7 Watch[/] freshness and null rates")
+        self._headwater("status").wait()
+        self._show_nulls()
+        self._show_next()
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def _write_events(self, year: flights.Flights) -> int:
+        """Both topics' events in one order of time: `past.parquet` and `live.parquet`."""
+        total = 0
+        for at, name in enumerate(("past", "live")):
+            streams = [
+                ((event_us, topic, key, value) for event_us, key, value in flights.messages(
+                    flights.split(getattr(year, topic), year.now)[at], flights.TOPIC_KEYS[topic]))
+                for topic in ("departures", "arrivals")
+            ]  # fmt: skip
+            rows = list(heapq.merge(*streams, key=lambda row: row[0]))
+            columns = zip(*rows, strict=True) if rows else ([], [], [], [])
+            names = ["event_us", "topic", "key", "value"]
+            types = [pa.int64(), pa.string(), pa.binary(), pa.binary()]
+            arrays = [pa.array(list(c), t) for c, t in zip(columns, types, strict=True)]
+            pq.write_table(pa.table(arrays, names=names), self.folder / f"{name}.parquet")
+            total = total or len(rows)
+        return total
+
+    def _stream(self, total: int) -> None:
+        start = time.monotonic()
+        servers = self.env["KAFKA_BOOTSTRAP_SERVERS"]
+        self._replay(servers, "past").wait()
+        produced = time.monotonic() - start
+        worker = self.child("ingest", "ingest", "--repo", str(self.repo), "--until-end")
+        begun = time.monotonic()
+        with _bar("events", total) as move:
+            while worker.poll() is None:
+                move(self._applied())
+                time.sleep(0.25)
+            move(total)
+        seconds = time.monotonic() - begun
+        self._done("ingest", worker)
+        console.print(
+            f"  {total:,} events: sent in {produced:.1f} s, "
+            f"taken in within {seconds:.1f} s ({total / seconds:,.0f} events/s, start included)"
+        )
+
+    def _applied(self) -> int:
+        try:
+            text = _get(f"http://127.0.0.1:{self.env['HEADWATER_METRICS_PORT']}/metrics")
+        except OSError:
+            return 0
+        lines = [x for x in text.splitlines() if x.startswith("featurestore_ingest_records_total")]
+        return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines))
+
+    def serve(self) -> None:
+        server = self.child("service", "service", "--repo", str(self.repo))
+        deadline = time.monotonic() + 60
+        while not listens(int(self.env["HEADWATER_PORT"])):
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise HeadwaterError(f"the service did not start: {self._tail('service')}")
+            time.sleep(0.05)
+
+    def _show_vector(self, labels: pa.Table) -> None:
+        row = labels.slice(len(labels) // 2, 1).to_pylist()[0]
+        names = ("origin", "dest", "carrier", "tailnum", "sched_hour", "sched_weekday")
+        body = {"feature_service": SERVICE, "entities": {name: [row[name]] for name in names}}
+        answer = json.loads(_get(f"{self.address}/get-online-features", body))
+        table = Table("feature", "value", "status", "event time")
+        names = answer["metadata"]["feature_names"]
+        for name, found in zip(names, answer["results"], strict=True):
+            table.add_row(
+                name, str(found["values"][0]), found["statuses"][0], found["event_timestamps"][0]
+            )
+        console.print(table)
+
+    def _show_training_set(self, data: Path) -> None:
+        manifest = json.loads((data / "train.parquet.manifest.json").read_text())
+        columns = len(manifest["null_counts"])
+        console.print(
+            f"  {manifest['rows']:,} rows × {columns} features in "
+            f"{data / 'train.parquet'}; manifest beside it"
+        )
+
+    def _show_nulls(self) -> None:
+        values: dict[str, float] = {}
+        nulls: dict[str, float] = {}
+        for line in _get(f"{self.address}/metrics").splitlines():
+            if line.startswith(("featurestore_online_values_total", "featurestore_online_nulls_t")):
+                feature = line.split('feature="', 1)[1].split('"', 1)[0]
+                into = values if "values_total" in line else nulls
+                into[feature] = into.get(feature, 0.0) + float(line.rsplit(" ", 1)[1])
+        served = {name: n for name, n in values.items() if n}
+        empty = [f"{n} ({nulls[n] / served[n]:.0%})" for n in sorted(served) if nulls.get(n)]
+        console.print(f"  Null in the vectors served: {', '.join(empty) or 'none'}")
+
+    def _show_next(self) -> None:
+        console.print("[bold]Try next[/]")
+        body = '{"feature_service":"airport_board","entities":{"origin":["JFK","LGA"]}}'
+        console.print(f"  curl -s {self.address}/get-online-features -d '{body}'", soft_wrap=True)
+        console.print(
+            f'  python -c "import pandas; print(pandas.read_parquet(\''
+            f"{self.repo / 'data' / 'train.parquet'}').describe())\"",
+            soft_wrap=True,
+        )
+        console.print(f"  {self.address}/docs   {self.address}/metrics")
+
+    def _trickle(self) -> None:
+        """Live events as their time comes, until Ctrl-C."""
+        servers = self.env["KAFKA_BOOTSTRAP_SERVERS"]
+        self._children["live"] = self._replay(servers, "live", "--live")
+        console.print("Live flights go on arriving. Ctrl-C stops everything.")
+        self.stay()
+
+    # -- processes -------------------------------------------------------------------------------
+
+    def child(self, name: str, module: str, *more: str) -> subprocess.Popen[bytes]:
+        """Start `python -P -m module`; its output goes to a log in the run's folder."""
+        command = [sys.executable, "-P", "-m", module, *more]
+        log = self.folder / f"{name}.log"
+        with log.open("ab") as out:
+            self._children[name] = subprocess.Popen(command, stdout=out, stderr=out, env=self.env)
+        return self._children[name]
+
+    def _replay(self, servers: str, name: str, *more: str) -> subprocess.Popen[bytes]:
+        events = str(self.folder / f"{name}.parquet")
+        return self.child(
+            f"replay-{name}", "ingest.replay", "--servers", servers, "--events", events, *more
+        )
+
+    def _headwater(self, *words: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-P", "-m", "headwater.cli", *words, "--repo", str(self.repo)]
+        return subprocess.Popen(command, env=self.env, stdout=stdout)
+
+    def _done(self, what: str, child: subprocess.Popen[bytes]) -> None:
+        if child.wait():
+            code = child.returncode
+            raise HeadwaterError(f"{what} ended with exit code {code}. {self._tail(what)}")
+
+    def _tail(self, name: str) -> str:
+        log = self.folder / f"{name}.log"
+        return log.read_text(errors="replace")[-600:] if log.exists() else ""
+
+    def stay(self) -> None:
+        while all(c.poll() is None for n, c in self._children.items() if n in {"worker", "service"}):
+            time.sleep(0.5)
+        raise HeadwaterError(f"a process has ended: {self._tail('worker')} {self._tail('service')}")
+
+    def stop(self) -> None:
+        for child in self._children.values():
+            child.terminate()
+        for child in self._children.values():
+            child.wait(30)
+
+
+def _stack() -> LocalStack:
+    return LocalStack(
+        Settings.from_env(os.environ), lambda line: console.print(f"  {line}", soft_wrap=True)
+    )
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Any]:
+    columns = (TextColumn(f"  {what}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _get(url: str, body: Any = None) -> str:
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(url, data, 30) as answer:  # noqa: S310 (our own service)
+        text: str = answer.read().decode()
+    return text
