@@ -188,7 +188,15 @@ def redis_keys(prefix: bytes, columns: Sequence[Sequence[Any]], n: int) -> list[
         if type(first) is int:
             return [b"%b{%d}" % (prefix, value) for value in columns[0]]
         return [b"%b{%b}" % (prefix, _text(value)) for value in columns[0]]
-    return [b"%b{%b}" % (prefix, entity_text(row)) for row in zip(*columns, strict=True)]
+    # Entities repeat in a stream: each distinct one is written out once.
+    known: dict[Any, bytes] = {}
+    keys = []
+    for row in zip(*columns, strict=True):
+        key = known.get(row)
+        if key is None:
+            key = known[row] = b"%b{%b}" % (prefix, entity_text(row))
+        keys.append(key)
+    return keys
 
 
 def plain(column: Any, valid: Any) -> list[Any]:

@@ -38,6 +38,8 @@ def _run(repo: Path, until_end: bool) -> int:
         format='{"time":"%(asctime)s","level":"%(levelname)s","logger":"%(name)s",'
         '"message":"%(message)s"}',
     )
+    # The client warns whenever a batch takes longer to decode than its event loop likes.
+    logging.getLogger("kafka.net.selector").setLevel("ERROR")
     logging.getLogger("headwater").setLevel(settings.log_level.upper())
     catalog = catalog_cache.load(repo)
     client = connect(settings.redis_url or catalog.redis_url, 10 * settings.redis_timeout_seconds)

@@ -101,8 +101,8 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def run(self, until_end: bool) -> None:
         """Take events in until `stopping` is set, or the end that was seen at the start."""
+        ends = self._ends() if until_end else {}
         self.consumer.subscribe(sorted(self._routes), listener=self)
-        ends: dict[TopicPartition, int] | None = None
         checked = time.monotonic()
         while not self.stopping:
             polled = self.consumer.poll(timeout_ms=100, max_records=self.settings.batch_records)
@@ -121,10 +121,8 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
                 logger.warning("%s; reading again from the committed offsets", error)
                 time.sleep(0.5)
                 self._start_over()
-            if until_end and self.consumer.assignment():
-                ends = ends or self.consumer.end_offsets(list(self.consumer.assignment()))
-                if all(self._at(tp) >= end for tp, end in ends.items() if tp in self._owned()):
-                    break
+            if until_end and self._reached(ends):
+                break
             if time.monotonic() - checked > 1.0:
                 checked = time.monotonic()
                 self._check_catalog()
@@ -134,9 +132,27 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
     def _owned(self) -> set[TopicPartition]:
         return set(self.consumer.assignment())
 
-    def _at(self, tp: TopicPartition) -> int:
-        held = self._positions.get(tp)
-        return held if held is not None else int(self.consumer.position(tp))
+    def _ends(self) -> dict[TopicPartition, int]:
+        """The end offset of every partition of the project's topics."""
+        parts = [
+            TopicPartition(topic, partition)
+            for topic in self._routes
+            for partition in self.consumer.partitions_for_topic(topic) or ()
+        ]
+        return dict(self.consumer.end_offsets(parts)) if parts else {}
+
+    def _reached(self, ends: dict[TopicPartition, int]) -> bool:
+        """Whether this worker, or for other partitions another one, has got to the ends."""
+        owned = self._owned()
+        for tp, end in ends.items():
+            at = self._positions.get(tp)
+            if at is None and tp in owned:
+                at = int(self.consumer.position(tp))
+            elif at is None and end:
+                at = self.consumer.committed(tp) or 0
+            if end and (at or 0) < end:
+                return False
+        return True
 
     def _take(self, tp: TopicPartition, records: list[Any]) -> None:
         offsets = np.fromiter((r.offset for r in records), np.int64, len(records))

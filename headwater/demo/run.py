@@ -126,10 +126,9 @@ class _Demo:
         total = 0
         for at, name in enumerate(("past", "live")):
             streams = [
-                ((event_us, topic, key, value) for event_us, key, value in flights.messages(
-                    flights.split(getattr(year, topic), year.now)[at], flights.TOPIC_KEYS[topic]))
+                _events(topic, flights.split(getattr(year, topic), year.now)[at])
                 for topic in ("departures", "arrivals")
-            ]  # fmt: skip
+            ]
             rows = list(heapq.merge(*streams, key=lambda row: row[0]))
             columns = zip(*rows, strict=True) if rows else ([], [], [], [])
             names = ["event_us", "topic", "key", "value"]
@@ -264,6 +263,11 @@ class _Demo:
             child.terminate()
         for child in self._children.values():
             child.wait(30)
+
+
+def _events(topic: str, table: pa.Table) -> Iterator[tuple[int, str, bytes, bytes]]:
+    for event_us, key, value in flights.messages(table, flights.TOPIC_KEYS[topic]):
+        yield event_us, topic, key, value
 
 
 def _stack() -> LocalStack:
