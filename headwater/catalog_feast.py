@@ -77,7 +77,7 @@ class _Draft:
     """Sources as they are met while the views are planned."""
 
     def __init__(
-        self, store: FeatureStore, root: str, entities: dict[str, plans.EntityPlan]
+        self, store: Any, root: str, entities: dict[str, plans.EntityPlan]
     ) -> None:
         self.store, self.root, self.entities = store, root, entities
         self.streams: dict[str, plans.StreamSourcePlan] = {}
@@ -91,8 +91,8 @@ class _Draft:
             self.streams[stream] = self._stream(source, view)
         elif isinstance(source, PushSource):
             push = source.name
-            self.pushes[push] = plans.PushSourcePlan(push, self._batch(source.batch_source))
-        batch = self._batch(getattr(view, "batch_source", None))
+            self.pushes[push] = plans.PushSourcePlan(push, self.batch(source.batch_source))
+        batch = self.batch(getattr(view, "batch_source", None))
         keys = tuple(
             sorted(
                 (
@@ -151,7 +151,7 @@ class _Draft:
                 f"its message format {type(fmt).__name__} is not decoded yet",
                 "Use JsonFormat",
             )
-        history, log = self._batch(source.batch_source), f"{self.root}/{source.name}"
+        history, log = self.batch(source.batch_source), f"{self.root}/{source.name}"
         if history is not None and history.format == "delta":
             history, log = None, history.path
         return plans.StreamSourcePlan(
@@ -170,7 +170,7 @@ class _Draft:
             history=history,
         )
 
-    def _batch(self, source: Any) -> plans.BatchSourcePlan | None:
+    def batch(self, source: Any) -> plans.BatchSourcePlan | None:
         if source is None or not isinstance(source, FileSource):
             return None
         path = _absolute(self.store, source.path)
@@ -188,7 +188,32 @@ class _Draft:
 
 def plan_one(config: Any, view: Any) -> plans.ViewPlan:
     """The plan of one view of a store that is configured as `config`."""
-    return _Draft(config, "", {}).view(view)
+    return plan_catalog(config, [view])[1][0]
+
+
+def plan_batch(config: Any, source: Any) -> plans.BatchSourcePlan:
+    """The plan of a batch source. Raises DefinitionError where it is no file."""
+    plan = _Draft(config, "", {}).batch(source)
+    if plan is None:
+        raise DefinitionError(
+            f"data source {source.name!r}",
+            f"{type(source).__name__} cannot be read here",
+            "Use FileSource (Parquet, Delta or CSV)",
+        )
+    return plan
+
+
+def plan_catalog(config: Any, views: Any) -> tuple[plans.Catalog, list[plans.ViewPlan]]:
+    """A catalogue of some views only, as Feast hands them to its plugins."""
+    root = _absolute(config, str(getattr(config.offline_store, "path", "") or "data/log"))
+    draft = _Draft(config, root, {})
+    planned = [draft.view(view) for view in views]
+    catalog = plans.Catalog(
+        project=config.project, version="", redis_url="", log_root=root,
+        streams=draft.streams, push_sources=draft.pushes,
+        views={view.name: view for view in planned},
+    )  # fmt: skip
+    return catalog, planned
 
 
 def json_fields(source: str, schema: str) -> tuple[plans.FieldPlan, ...]:
@@ -379,10 +404,10 @@ def _us(delta: timedelta | None) -> int | None:
     return None if delta is None else delta // timedelta(microseconds=1)
 
 
-def _absolute(store: FeatureStore, path: str) -> str:
+def _absolute(store: Any, path: str) -> str:
     if "://" in path:
         return path
-    return str((Path(store.repo_path) / path).resolve())
+    return str((Path(store.repo_path or ".") / path).resolve())
 
 
 def _redis_url(store: FeatureStore) -> str:

@@ -35,15 +35,16 @@ def build(
     labels: pa.Table,
     full_feature_names: bool = False,
     report: Report | None = None,
+    time_column: str = TIME_COLUMN,
 ) -> pa.Table:
     """The labels' columns and rows, in their order, and one column for each feature.
 
-    labels: join keys, `event_timestamp`, request inputs of on-demand views, anything else.
+    labels: join keys, `time_column`, request inputs of on-demand views, anything else.
     Raises HeadwaterError for a missing or null key or time, and for an unknown view or feature.
     """
     labels = normalised(labels)
-    _check(catalog, features, labels)
-    times = labels[TIME_COLUMN].cast(TIMESTAMP).cast(pa.int64()).to_numpy()
+    _check(catalog, features, labels, time_column)
+    times = labels[time_column].cast(TIMESTAMP).cast(pa.int64()).to_numpy()
     columns: dict[tuple[str, str], Any] = {}
     wanted = _wanted(catalog, features)
     for done, (reference, names) in enumerate(wanted):
@@ -109,12 +110,14 @@ def write(
     return manifest
 
 
-def _check(catalog: Catalog, features: Sequence[FeatureRefPlan], labels: pa.Table) -> None:
+def _check(
+    catalog: Catalog, features: Sequence[FeatureRefPlan], labels: pa.Table, time: str
+) -> None:
     names = labels.column_names
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise HeadwaterError(f"the labels have {twice} twice; rename one of each")
-    needed = {TIME_COLUMN}
+    needed = {time}
     for reference, _ in _wanted(catalog, features):
         view = catalog.views[reference.view]
         needed |= {reference.join_key_map.get(k.name, k.name) for k in view.join_keys}
@@ -124,13 +127,13 @@ def _check(catalog: Catalog, features: Sequence[FeatureRefPlan], labels: pa.Tabl
     missing = sorted(needed - set(names))
     if missing:
         raise HeadwaterError(f"the labels lack {missing}; they have {sorted(names)}")
-    if not pa.types.is_timestamp(labels[TIME_COLUMN].type):
+    if not pa.types.is_timestamp(labels[time].type):
         raise HeadwaterError(
-            f"{TIME_COLUMN} is {labels[TIME_COLUMN].type}; it must be a timestamp (naive is UTC)"
+            f"{time} is {labels[time].type}; it must be a timestamp (naive is UTC)"
         )
-    if labels[TIME_COLUMN].null_count:
+    if labels[time].null_count:
         raise HeadwaterError(
-            f"{TIME_COLUMN} is null in {labels[TIME_COLUMN].null_count} labels; drop or fill them"
+            f"{time} is null in {labels[time].null_count} labels; drop or fill them"
         )
 
 

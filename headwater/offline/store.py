@@ -1,0 +1,315 @@
+"""Feast's offline-store plugin: `offline_store: {type: headwater.offline.DuckDBOfflineStore}`."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import write_deltalake
+from feast import FeatureView, OnDemandFeatureView, RepoConfig
+from feast.data_format import DeltaFormat
+from feast.data_source import DataSource
+from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.feature_logging import LoggingConfig, LoggingSource
+from feast.infra.offline_stores import offline_utils
+from feast.infra.offline_stores.file_source import (
+    FileLoggingDestination,
+    FileSource,
+    SavedDatasetFileStorage,
+)
+from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.repo_config import FeastConfigBaseModel
+from feast.saved_dataset import SavedDatasetStorage
+
+from headwater.catalog import Catalog, FeatureRefPlan, JoinKeyPlan, ViewPlan
+from headwater.catalog_feast import plan_catalog
+from headwater.errors import HeadwaterError
+from headwater.offline.log import TIMESTAMP
+from headwater.offline.materialize import latest_rows
+from headwater.offline.sources import CREATED, EVENT, SEQUENCE, connect, normalised, read_batch
+from headwater.offline.training_set import build
+
+
+class DuckDBOfflineStoreConfig(FeastConfigBaseModel):
+    """`path`: where the logs of Kafka sources lie that have no Delta table of their own."""
+
+    type: Literal["headwater.offline.DuckDBOfflineStore"] = "headwater.offline.DuckDBOfflineStore"
+    path: str = "data/log"
+
+
+class DuckDBJob(RetrievalJob):
+    """A retrieval that runs when asked for its result."""
+
+    def __init__(
+        self,
+        run: Callable[[], pa.Table],
+        full_feature_names: bool,
+        on_demand: list[OnDemandFeatureView],
+        metadata: RetrievalMetadata | None,
+        repo: Path | None,
+    ) -> None:
+        self._run, self._full, self._on_demand = run, full_feature_names, on_demand
+        self._metadata, self._repo = metadata, repo
+
+    @property
+    def full_feature_names(self) -> bool:
+        return self._full
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        return self._on_demand
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        return self._metadata
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        return self._run().to_pandas()
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return self._run()
+
+    def persist(
+        self,
+        storage: SavedDatasetStorage,
+        allow_overwrite: bool = False,
+        timeout: int | None = None,
+    ) -> None:
+        """Write the result to a file. Raises where it exists and may not be overwritten."""
+        if not isinstance(storage, SavedDatasetFileStorage):
+            raise HeadwaterError("a saved dataset goes to a file: use SavedDatasetFileStorage")
+        path = Path(FileSource.get_uri_for_file_path(self._repo, storage.file_options.uri))
+        if path.exists() and not allow_overwrite:
+            raise SavedDatasetLocationAlreadyExists(location=str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(self.to_arrow(), path)
+
+
+class DuckDBOfflineStore(OfflineStore):
+    """Point-in-time joins by DuckDB and the windows' own definition, over files and Delta tables."""
+
+    @staticmethod
+    def get_historical_features(
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | pa.Table | str | None,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        **kwargs: Any,
+    ) -> RetrievalJob:
+        """entity_df: a DataFrame, an Arrow table, SQL for DuckDB, or None with a date range."""
+        catalog, views = plan_catalog(config, feature_views)
+        if entity_df is None:
+            labels = _every_row(views, catalog, kwargs.get("start_date"), kwargs.get("end_date"))
+        else:
+            labels = _labels(entity_df)
+        time_column = _time_column(labels)
+        labels = _with_time(labels, time_column)
+        references = _references(feature_views, feature_refs)
+        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+        times = labels[time_column]
+        metadata = RetrievalMetadata(
+            features=feature_refs,
+            keys=[name for name in labels.column_names if name != time_column],
+            min_event_timestamp=pc.min(times).as_py(),
+            max_event_timestamp=pc.max(times).as_py(),
+        )
+        return DuckDBJob(
+            lambda: build(catalog, references, labels, full_feature_names, None, time_column),
+            full_feature_names, on_demand, metadata, config.repo_path,
+        )  # fmt: skip
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> RetrievalJob:
+        def run() -> pa.Table:
+            rows = _pull(config, data_source, join_key_columns, feature_name_columns,
+                         timestamp_field, created_timestamp_column, start_date, end_date)  # fmt: skip
+            own = {EVENT: rows[timestamp_field]}
+            if created_timestamp_column:
+                own[CREATED] = rows[created_timestamp_column]
+            marked = rows.append_column(SEQUENCE, pa.array(np.arange(rows.num_rows)))
+            for name, column in own.items():
+                marked = marked.append_column(name, column)
+            keys = tuple(JoinKeyPlan(name, "STRING") for name in join_key_columns)
+            newest = latest_rows(marked, ViewPlan("", "row", keys, ()))
+            return newest.select(rows.column_names)
+
+        return DuckDBJob(run, False, [], None, config.repo_path)
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        return DuckDBJob(
+            lambda: _pull(config, data_source, join_key_columns, feature_name_columns,
+                          timestamp_field, created_timestamp_column, start_date, end_date),
+            False, [], None, config.repo_path,
+        )  # fmt: skip
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig,
+        feature_view: FeatureView,
+        table: pa.Table,
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Append rows to a view's batch source, atomically, by the source's own schema."""
+        source = feature_view.batch_source
+        if not isinstance(source, FileSource):
+            raise HeadwaterError(f"view {feature_view.name!r} has no file to append to")
+        path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+        if isinstance(source.file_format, DeltaFormat):
+            write_deltalake(path, normalised(table), mode="append", schema_mode="merge")
+        else:
+            _append(Path(path), table)
+        if progress:
+            progress(table.num_rows)
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,
+    ) -> None:
+        destination = logging_config.destination
+        if not isinstance(destination, FileLoggingDestination):
+            raise HeadwaterError("feature logs go to files: use FileLoggingDestination")
+        table = pq.read_table(data) if isinstance(data, Path) else data
+        folder = Path(FileSource.get_uri_for_file_path(config.repo_path, destination.path))
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(table, folder / f"{uuid.uuid4()}.parquet")
+
+
+def _references(
+    views: list[FeatureView], feature_refs: list[str]
+) -> list[FeatureRefPlan]:
+    """What is asked for, view by view, in the order asked; on-demand views are Feast's to add."""
+    by_name = {view.projection.name_to_use(): view for view in views}
+    found: dict[str, list[str]] = {}
+    for text in feature_refs:
+        name, feature = text.split(":", 1)
+        if name in by_name:
+            found.setdefault(name, []).append(feature)
+    return [
+        FeatureRefPlan(
+            by_name[name].name, tuple(features), name,
+            dict(by_name[name].projection.join_key_map or {}),
+        )
+        for name, features in found.items()
+    ]  # fmt: skip
+
+
+def _labels(entity_df: pd.DataFrame | pa.Table | str) -> pa.Table:
+    if isinstance(entity_df, str):
+        with connect() as connection:
+            return normalised(connection.sql(entity_df).to_arrow_table())
+    if isinstance(entity_df, pa.Table):
+        return normalised(entity_df)
+    return normalised(pa.Table.from_pandas(entity_df, preserve_index=False))
+
+
+def _time_column(labels: pa.Table) -> str:
+    schema = {f.name: f.type.to_pandas_dtype() for f in labels.schema}
+    times = [f.name for f in labels.schema if pa.types.is_timestamp(f.type)]
+    if "event_timestamp" in schema:
+        return "event_timestamp"
+    if len(times) == 1:
+        return times[0]
+    return str(offline_utils.infer_event_timestamp_from_entity_df(schema))
+
+
+def _with_time(labels: pa.Table, name: str) -> pa.Table:
+    """Event times written as text become timestamps."""
+    column = labels[name]
+    if pa.types.is_timestamp(column.type):
+        return labels
+    times = pd.to_datetime(column.to_pandas(), utc=True).astype("datetime64[us, UTC]")
+    at = labels.column_names.index(name)
+    return labels.set_column(at, name, pa.array(times, TIMESTAMP))
+
+
+def _every_row(
+    views: list[ViewPlan], catalog: Catalog, start: datetime | None, end: datetime | None
+) -> pa.Table:
+    """Without an entity frame: each (entity, event time) of the views within the dates."""
+    from headwater.offline.sources import view_rows
+
+    low, high = _utc(start or datetime.min), _utc(end or datetime.now(UTC))
+    parts = []
+    for view in views:
+        rows = view_rows(catalog, view)
+        kept = rows.filter(pc.and_(pc.greater_equal(rows[EVENT], low), pc.less_equal(rows[EVENT], high)))
+        names = [key.name for key in view.join_keys]
+        parts.append(kept.select([*names, EVENT]).rename_columns([*names, "event_timestamp"]))
+    both = pa.concat_tables(parts, promote_options="permissive")
+    return both.group_by(both.column_names, use_threads=False).aggregate([])
+
+
+def _pull(
+    config: RepoConfig, source: DataSource, keys: list[str], features: list[str],
+    time: str, created: str | None, start: datetime | None, end: datetime | None,
+) -> pa.Table:  # fmt: skip
+    from headwater.catalog_feast import plan_batch
+
+    columns = [*keys, *features, time, *([created] if created else [])]
+    plan = plan_batch(config, source)
+    table = read_batch(plan, None)
+    missing = sorted(set(columns) - set(table.column_names))
+    if missing:
+        raise HeadwaterError(f"source {plan.name!r} lacks {missing}")
+    table = table.select(list(dict.fromkeys(columns)))
+    for moment, within in ((start, pc.greater_equal), (end, pc.less_equal)):
+        if moment is not None:
+            table = table.filter(within(table[time], pa.scalar(_utc(moment), TIMESTAMP)))
+    return table
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _append(path: Path, table: pa.Table) -> None:
+    """Add rows to a Parquet file or folder; a reader sees all of them or none."""
+    if path.is_dir():
+        _replace(table, path / f"{uuid.uuid4()}.parquet")
+        return
+    if path.exists():
+        old = pq.read_table(path)
+        table = pa.concat_tables([old, table.select(old.column_names).cast(old.schema)])
+    _replace(table, path)
+
+
+def _replace(table: pa.Table, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, temporary)
+    temporary.replace(path)
