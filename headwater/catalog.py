@@ -162,7 +162,7 @@ class ViewPlan(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def schema_fingerprint(self) -> bytes:
-        """Three bytes that name the packed row layout: names and types of the features, in order."""
+        """Three bytes that name the packed layout: the features' names and types, in order."""
         text = "\n".join(f"{field.name} {field.type}" for field in self.features)
         return hashlib.blake2b(text.encode(), digest_size=3).digest()
 

@@ -1,6 +1,6 @@
 """A project's catalogue without importing Feast, which costs seconds.
 
-The registry file's hash names the cached JSON beside it; a process of its own makes it when missing.
+The registry file's hash names the cached JSON; a process of its own makes it when missing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -38,25 +39,47 @@ def fingerprint(repo: Path) -> str:
             f"there is no feature_store.yaml in {repo}; give the Feast project with --repo"
         )
     digest = hashlib.blake2b(config.read_bytes(), digest_size=8)
-    path = _registry_path(config)
-    if path is not None:
-        if not path.exists():
-            raise HeadwaterError(f"{repo} has no registry yet; run `headwater apply --repo {repo}`")
-        digest.update(path.read_bytes())
+    registry = _registry(config)
+    if "://" in registry:
+        for part in _database_rows(registry):
+            digest.update(part)
+        return digest.hexdigest()
+    path = repo / registry
+    if not path.exists():
+        raise HeadwaterError(f"{repo} has no registry yet; run `headwater apply --repo {repo}`")
+    digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _registry_path(config: Path) -> Path | None:
-    """The registry's file; None where it is a database."""
+def _registry(config: Path) -> str:
+    """Where the registry is: a file's path, or a database's URL."""
     registry = (yaml.safe_load(os.path.expandvars(config.read_text())) or {}).get("registry")
     if isinstance(registry, dict):
-        if registry.get("registry_type", "file") != "file":
-            return None
         registry = registry.get("path")
-    text = str(registry or "data/registry.db")
-    if "://" in text:
-        return None
-    return config.parent / text
+    return str(registry or "data/registry.db")
+
+
+def _database_rows(url: str) -> Iterator[bytes]:
+    """The definitions that a SQL registry holds, in an order of their own."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(url)
+    try:
+        with engine.connect() as connection:
+            tables = sqlalchemy.MetaData()
+            tables.reflect(connection)
+            for table in tables.sorted_tables:
+                for column in table.columns:
+                    if column.name.endswith("_proto"):
+                        rows = connection.execute(sqlalchemy.select(column)).scalars()
+                        yield from sorted(bytes(row) for row in rows if row)
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise HeadwaterError(
+            f"the registry's database does not answer ({type(error).__name__}); "
+            "check `registry` in feature_store.yaml"
+        ) from error
+    finally:
+        engine.dispose()
 
 
 def _build(repo: Path, target: Path) -> None:

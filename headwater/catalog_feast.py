@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dill
+import msgspec
 from feast import FeatureStore
 from feast.data_format import AvroFormat, DeltaFormat, JsonFormat, ProtoFormat
 from feast.data_source import KafkaSource, PushSource
@@ -26,9 +27,16 @@ from headwater.errors import DefinitionError
 DUMMY_ENTITY = "__dummy_id"
 NUMERIC_ONLY = {"sum", "mean", "std", "var", "quantile"}
 FUNCTIONS = NUMERIC_ONLY | {"count", "min", "max", "first", "last", "count_distinct"}
-ALIASES = {"avg": "mean", "stddev": "std", "stddev_samp": "std", "var_samp": "var",
-           "variance": "var", "nunique": "count_distinct", "approx_count_distinct": "count_distinct",
-           "median": "quantile(0.5)"}  # fmt: skip
+ALIASES = {
+    "avg": "mean",
+    "stddev": "std",
+    "stddev_samp": "std",
+    "var_samp": "var",
+    "variance": "var",
+    "nunique": "count_distinct",
+    "approx_count_distinct": "count_distinct",
+    "median": "quantile(0.5)",
+}
 HOPS_US = [n * 1_000_000 for n in (86400, 21600, 3600, 900, 300, 60, 15, 5, 1)]
 #: Spark's DDL names, as `JsonFormat` uses them, and Feast's own.
 JSON_TYPES = {
@@ -70,15 +78,13 @@ def build(store: FeatureStore) -> plans.Catalog:
     # Pickled code differs from one apply to the next; its text does not.
     text = re.sub(rb'"body":"[^"]*"', b"", plans.encode(catalog))
     version = hashlib.blake2b(text, digest_size=8).hexdigest()
-    return plans.msgspec.structs.replace(catalog, version=version)
+    return msgspec.structs.replace(catalog, version=version)
 
 
 class _Draft:
     """Sources as they are met while the views are planned."""
 
-    def __init__(
-        self, store: Any, root: str, entities: dict[str, plans.EntityPlan]
-    ) -> None:
+    def __init__(self, store: Any, root: str, entities: dict[str, plans.EntityPlan]) -> None:
         self.store, self.root, self.entities = store, root, entities
         self.streams: dict[str, plans.StreamSourcePlan] = {}
         self.pushes: dict[str, plans.PushSourcePlan] = {}
@@ -151,9 +157,10 @@ class _Draft:
                 f"its message format {type(fmt).__name__} is not decoded yet",
                 "Use JsonFormat",
             )
-        history, log = self.batch(source.batch_source), f"{self.root}/{source.name}"
+        history = self.batch(source.batch_source)
+        log = f"{self.root}/{source.name}"
         if history is not None and history.format == "delta":
-            history, log = None, history.path
+            log, history = history.path, None
         return plans.StreamSourcePlan(
             name=source.name,
             topics=tuple(t.strip() for t in (options.topic or source.name).split(",")),

@@ -15,7 +15,7 @@ COUNT, SUM_I, SUM_F, MIN_I, MIN_F, MAX_I, MAX_F, MOMENTS, FIRST, LAST = range(10
 #: Words that the partial of each operator takes.
 WIDTHS = (1, 1, 1, 1, 1, 1, 1, 3, 3, 3)
 
-#: Words before a section's tiles: last offset, source, watermark, sizes (tiles | head), object words.
+#: Words before a section's tiles: last offset, source, watermark, tiles, head events.
 HEADER = 5
 I64_MAX = np.iinfo(np.int64).max
 I64_MIN = np.iinfo(np.int64).min
@@ -85,7 +85,7 @@ def merge(ops, into_i, into_f, at, from_i, from_f, start):
     """Merge the partials at word `start` of one array into those at word `at` of another."""
     for k in range(ops.shape[0]):
         op, j, s = ops[k, 0], at + ops[k, 2], start + ops[k, 2]
-        if op == COUNT or op == SUM_I:
+        if op in (COUNT, SUM_I):
             into_i[j] += from_i[s]
         elif op == SUM_F:
             into_f[j] += from_f[s]
@@ -98,7 +98,7 @@ def merge(ops, into_i, into_f, at, from_i, from_f, start):
         elif op == MAX_F:
             into_f[j] = max(into_f[j], from_f[s])
         elif op == MOMENTS:
-            # Chan, Golub and LeVeque (1979), eq. 2.1: pairwise update of mean and squared deviations.
+            # Chan, Golub and LeVeque (1979), eq. 2.1: pairwise update of mean and deviations.
             n, m = into_i[j], from_i[s]
             if m > 0:
                 delta = from_f[s + 1] - into_f[j + 1]
@@ -106,15 +106,11 @@ def merge(ops, into_i, into_f, at, from_i, from_f, start):
                 into_f[j + 1] += delta * m / (n + m)
                 into_f[j + 2] += from_f[s + 2] + delta * delta * n * m / (n + m)
         elif op == FIRST:
-            if from_i[s] < into_i[j] or (
-                from_i[s] == into_i[j] and from_i[s + 1] < into_i[j + 1]
-            ):
+            if from_i[s] < into_i[j] or (from_i[s] == into_i[j] and from_i[s + 1] < into_i[j + 1]):
                 for w in range(3):
                     into_i[j + w] = from_i[s + w]
         elif op == LAST:  # noqa: SIM102 (the chain of operators reads as one table)
-            if from_i[s] > into_i[j] or (
-                from_i[s] == into_i[j] and from_i[s + 1] > into_i[j + 1]
-            ):
+            if from_i[s] > into_i[j] or (from_i[s] == into_i[j] and from_i[s + 1] > into_i[j + 1]):
                 for w in range(3):
                     into_i[j + w] = from_i[s + w]
 

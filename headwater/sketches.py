@@ -1,4 +1,4 @@
-"""Partials that do not fit eight bytes: distinct counts, quantiles, first and last n, text extremes.
+"""Partials over eight bytes: distinct counts, quantiles, first and last n, extremes of text.
 
 Each is a pure function of the set of events it saw, whatever the order of merging, so what was
 served online is recomputed offline to the bit. Partials are plain msgpack values.

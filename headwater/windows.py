@@ -131,9 +131,7 @@ class WindowProgram:
 
     # -- folding -------------------------------------------------------------------------------
 
-    def fold(
-        self, states: Sequence[bytes | None], batch: EventBatch, now_us: int
-    ) -> list[bytes]:
+    def fold(self, states: Sequence[bytes | None], batch: EventBatch, now_us: int) -> list[bytes]:
         """Fold a partition's events into the sections of its keys.
 
         states: [keys], the section of each key or None. batch: its `key` indexes `states`; offsets
@@ -223,10 +221,9 @@ class WindowProgram:
         row = 3 + len(self._slot_columns)
         at = 8 * (SECTION_WORDS + tiles * (1 + self._width) + heads * row)
         size = int.from_bytes(section[at : at + 8], "little")
-        state = msgspec.msgpack.decode(
+        return msgspec.msgpack.decode(
             section[at + 8 : at + 8 + size], type=tuple[dict[int, list[Any]], list[Any]]
         )
-        return state
 
     def _add_to_tiles(
         self, tiles: dict[int, list[Any]], events: list[Any], names: list[str], watermark: int
@@ -329,7 +326,7 @@ class WindowProgram:
         enough = count > (1 if a.function in {"std", "var"} else 0)
         if a.function in {"std", "var"}:
             squares = floats[:, self._slot_of["moments", a.column] + 2]
-            values = squares / np.maximum(count - 1, 1)
+            values: Any = squares / np.maximum(count - 1, 1)
             values = np.sqrt(values) if a.function == "std" else values
         elif a.function == "mean":
             at = self._slot_of["sum", a.column]

@@ -1,4 +1,4 @@
-"""Kafka messages to columns by a source's schema; what cannot be read comes back with the reason. Pure."""
+"""Kafka messages to columns by a source's schema; what is rejected has its reason. Pure."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ class JsonDecoder:
         self._one = msgspec.json.Decoder(struct)
         self._many = msgspec.json.Decoder(list[struct])  # type: ignore[valid-type]
         self._schema = pa.schema(
-            [pa.field(n, arrow_type(f.type)) for n, f in zip(self._names, self._fields, strict=True)]
+            [
+                pa.field(n, arrow_type(f.type))
+                for n, f in zip(self._names, self._fields, strict=True)
+            ]
         )
 
     @property
@@ -134,7 +137,8 @@ class JsonDecoder:
 def _python_type(field: FieldPlan) -> Any:
     for suffix in ("_LIST", "_SET"):
         if field.type.endswith(suffix):
-            return list[_TYPES.get(field.type.removesuffix(suffix), Any)]
+            inner = _TYPES.get(field.type.removesuffix(suffix), Any)
+            return list[inner]  # type: ignore[valid-type]
     return _TYPES.get(field.type, Any)
 
 

@@ -1,4 +1,4 @@
-"""Sends events from a Parquet file to Kafka in the order of their times: the past at once, the rest live.
+"""Sends events from a Parquet file to Kafka: the past at once, or each when its time comes.
 
 Columns: topic (string), key, value (binary), event_us (int64, ascending).
 """

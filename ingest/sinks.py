@@ -111,9 +111,7 @@ class RowSink:
 class WindowSink:
     """Windows: each key's section for this partition, folded and written under its offset."""
 
-    def __init__(
-        self, project: str, view: ViewPlan, writer: OnlineWriter, cache_keys: int
-    ) -> None:
+    def __init__(self, project: str, view: ViewPlan, writer: OnlineWriter, cache_keys: int) -> None:
         self.view, self._writer, self._limit = view, writer, cache_keys
         self._program, self._prefix = WindowProgram.of(view), key_prefix(project, view)
         self._kinds = {a.column: column_kind(a.column_type) for a in view.aggregations}

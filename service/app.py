@@ -192,7 +192,7 @@ def _add_features(app: FastAPI, service: Service) -> None:
             raise BadRequestError('"feature_service" must be a name')
         planner = service.planner
         plan = planner.plan(name, features, bool(body.get("full_feature_names")))
-        entities = body.get("entities")
+        entities: Any = body.get("entities")
         n = check_entities(plan, entities, service.settings.max_entities)
         found = await vectors.fetch(service.client, plan, entities, n)
         service.metrics.served(found.reads, n)
@@ -265,7 +265,9 @@ def _add_health(app: FastAPI, service: Service) -> None:
         try:
             await service.client.ping()
         except (redis.RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailableError(f"Redis does not answer ({type(error).__name__})") from error
+            raise StoreUnavailableError(
+                f"Redis does not answer ({type(error).__name__})"
+            ) from error
         return _json({"ready": True, "catalog": service.planner.catalog.version})
 
     @app.get("/metrics", tags=["operation"])
@@ -273,13 +275,11 @@ def _add_health(app: FastAPI, service: Service) -> None:
         """Prometheus text."""
         with contextlib.suppress(StoreUnavailableError):
             service.metrics.show_clocks(await asyncio.to_thread(lambda: service.writer.clocks()))
-        return Response(
-            generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST
-        )
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/api/v1/freshness", tags=["operation"])
     async def freshness() -> Response:
-        """Per view: the newest event time of each stage, its age, the objective and whether it is met."""
+        """Per view: the newest event time of each stage, its age, and the objective."""
         clocks = await asyncio.to_thread(lambda: service.writer.clocks())
         now = time.time()
         views = service.planner.catalog.views.values()

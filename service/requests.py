@@ -119,7 +119,9 @@ class Planner:
             for column, key in zip(read.columns, read.reader.view.join_keys, strict=True)
         }
         request_types = {f.name: f.type for p in on_demand.values() for f in p.request_fields}
-        return FeaturePlan(reads, tuple(on_demand.values()), tuple(outputs), key_types, request_types)
+        return FeaturePlan(
+            reads, tuple(on_demand.values()), tuple(outputs), key_types, request_types
+        )
 
     def _all_features(self, view: str) -> tuple[str, ...]:
         return self._view(view).feature_names

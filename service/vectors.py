@@ -40,9 +40,7 @@ async def fetch(
         read.reader.values(data[i * n : (i + 1) * n], read.features, now_us)
         for i, read in enumerate(plan.reads)
     ]
-    made = [
-        _on_demand(view, _inputs(plan, view, found, entities, n), n) for view in plan.on_demand
-    ]
+    made = [_on_demand(view, _inputs(plan, view, found, entities, n), n) for view in plan.on_demand]
     names, values, statuses, times = [], [], [], []
     for output in plan.outputs:
         names.append(output.name)
@@ -63,7 +61,8 @@ async def _read(client: redis.asyncio.Redis, keys: Sequence[bytes]) -> list[byte
     data: list[bytes | None] = []
     try:
         for at in range(0, len(keys), MGET_KEYS):
-            data += await client.mget(keys[at : at + MGET_KEYS])
+            found: Any = await client.mget(keys[at : at + MGET_KEYS])
+            data += found
     except (redis.RedisError, OSError, TimeoutError) as error:
         raise StoreUnavailableError(
             f"Redis does not answer ({type(error).__name__}); try again shortly"

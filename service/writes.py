@@ -15,9 +15,7 @@ _PARSERS: dict[str, Any] = {"INT32": int, "INT64": int, "FLOAT": float, "DOUBLE"
                             "BOOL": bool, "STRING": str}  # fmt: skip
 
 
-def pack_frame(
-    reader: ViewReader, frame: Any
-) -> tuple[list[bytes], list[bytes], int]:
+def pack_frame(reader: ViewReader, frame: Any) -> tuple[list[bytes], list[bytes], int]:
     """Keys, packed rows and the newest event time of a frame {column: [values]}.
 
     Raises BadRequestError for a missing column, ragged columns or a value of the wrong type.
@@ -92,10 +90,10 @@ def _cell(field: FieldPlan, value: Any, nullable: bool) -> Any:
         parser = _PARSERS.get(field.type)
         if field.type == "STRING" and not isinstance(value, str):
             raise ValueError
-        if field.type in {"INT32", "INT64"} and (
-            isinstance(value, str) or value != int(value)
-        ):
+        if field.type in {"INT32", "INT64"} and (isinstance(value, str) or value != int(value)):
             raise ValueError
         return parser(value) if parser else value
     except (ValueError, TypeError, OverflowError):
-        raise BadRequestError(f"df[{field.name!r}] has {value!r}, which is no {field.type}") from None
+        raise BadRequestError(
+            f"df[{field.name!r}] has {value!r}, which is no {field.type}"
+        ) from None

@@ -131,7 +131,7 @@ class _inside:  # noqa: N801 (used as a function)
         sys.path.remove(str(self._folder))
 
 
-class _feast_noise(warnings.catch_warnings):  # type: ignore[type-arg] # noqa: N801
+class _feast_noise(warnings.catch_warnings):  # noqa: N801
     """Feast warns about alpha features on every definition; the user has chosen them."""
 
     def __enter__(self) -> None:

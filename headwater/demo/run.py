@@ -1,4 +1,4 @@
-"""`headwater demo` and `headwater up`: the local stack, a worker and the service, on the flights."""
+"""`headwater demo` and `headwater up`: the local stack, a worker and the service."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class _Demo:
         manifest = json.loads((data / "train.parquet.manifest.json").read_text())
         columns = len(manifest["null_counts"])
         console.print(
-            f"  {manifest['rows']:,} rows × {columns} features in "
+            f"  {manifest['rows']:,} rows by {columns} features in "
             f"{data / 'train.parquet'}; manifest beside it"
         )
 
@@ -211,7 +211,7 @@ class _Demo:
         body = '{"feature_service":"airport_board","entities":{"origin":["JFK","LGA"]}}'
         console.print(f"  curl -s {self.address}/get-online-features -d '{body}'", soft_wrap=True)
         console.print(
-            f'  python -c "import pandas; print(pandas.read_parquet(\''
+            f"  python -c \"import pandas; print(pandas.read_parquet('"
             f"{self.repo / 'data' / 'train.parquet'}').describe())\"",
             soft_wrap=True,
         )
@@ -254,7 +254,9 @@ class _Demo:
         return log.read_text(errors="replace")[-600:] if log.exists() else ""
 
     def stay(self) -> None:
-        while all(c.poll() is None for n, c in self._children.items() if n in {"worker", "service"}):
+        while all(
+            c.poll() is None for n, c in self._children.items() if n in {"worker", "service"}
+        ):
             time.sleep(0.5)
         raise HeadwaterError(f"a process has ended: {self._tail('worker')} {self._tail('service')}")
 

@@ -74,9 +74,7 @@ class EventLog:
             held = table.transaction_version(f"{topic}-{partition}")
             if held is not None:
                 old = pc.and_(
-                    pc.and_(
-                        pc.equal(fresh[TOPIC], topic), pc.equal(fresh[PARTITION], partition)
-                    ),
+                    pc.and_(pc.equal(fresh[TOPIC], topic), pc.equal(fresh[PARTITION], partition)),
                     pc.less_equal(fresh[OFFSET], held),
                 )
                 fresh = fresh.filter(pc.invert(old))

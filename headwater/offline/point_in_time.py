@@ -1,4 +1,4 @@
-"""A view's features at each label's time: rows by DuckDB's ASOF join, windows by their definition."""
+"""A view's features at each label's time: rows by ASOF join, windows by their definition."""
 
 from __future__ import annotations
 
@@ -53,13 +53,15 @@ def _rows(
     if order:
         own[CREATED] = rows[CREATED]
     held = pa.table(
-        {**dict(zip(key_names, (rows[k.name] for k in view.join_keys), strict=True)), **own, **inner}
+        {
+            **dict(zip(key_names, (rows[k.name] for k in view.join_keys), strict=True)),
+            **own,
+            **inner,
+        }
     )
     old = f"labels.{quoted(TIME)} - newest.{quoted(EVENT)} > {view.ttl_us}"
     known = "" if not view.ttl_us else f"CASE WHEN {old} THEN NULL ELSE "
-    features = [
-        f"{known}newest.{quoted(n)}{' END' if known else ''} AS {quoted(n)}" for n in inner
-    ]
+    features = [f"{known}newest.{quoted(n)}{' END' if known else ''} AS {quoted(n)}" for n in inner]
     join = " AND ".join(f"labels.{quoted(k)} = newest.{quoted(k)}" for k in key_names) or "1 = 1"
     text = (files("headwater.offline") / "asof.sql").read_text()
     sql = text.format(
@@ -95,9 +97,7 @@ def _windows(
         kind = pa.int64() if kinds[name] == "int" else pa.float64()
         values = column.cast(kind).fill_null(0).to_numpy(zero_copy_only=False)
         columns[name] = Column(values, valid)
-    events = EventBatch(
-        event_key, ts, sequence & ((1 << 48) - 1), sequence >> 48, ts, columns
-    )
+    events = EventBatch(event_key, ts, sequence & ((1 << 48) - 1), sequence >> 48, ts, columns)
     found = program.at(events, label_key, times)
     made = {a.name: (a, column) for a, column in zip(view.aggregations, found, strict=True)}
     return [_arrow(made[name][1], made[name][0].output_type) for name in names]

@@ -60,7 +60,9 @@ def _relation(source: BatchSourcePlan) -> str:
     if source.format == "delta":
         files = delta_files(source.path)
         if not files:
-            raise HeadwaterError(f"source {source.name!r}: there is no Delta table at {source.path}")
+            raise HeadwaterError(
+                f"source {source.name!r}: there is no Delta table at {source.path}"
+            )
         return f"read_parquet({files!r}, union_by_name = true)"
     path = source.path
     if "://" not in path and not Path(path).exists():

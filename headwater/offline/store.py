@@ -210,9 +210,7 @@ class DuckDBOfflineStore(OfflineStore):
         _replace(table, folder / f"{uuid.uuid4()}.parquet")
 
 
-def _references(
-    views: list[FeatureView], feature_refs: list[str]
-) -> list[FeatureRefPlan]:
+def _references(views: list[FeatureView], feature_refs: list[str]) -> list[FeatureRefPlan]:
     """What is asked for, view by view, in the order asked; on-demand views are Feast's to add."""
     by_name = {view.projection.name_to_use(): view for view in views}
     found: dict[str, list[str]] = {}
@@ -268,7 +266,9 @@ def _every_row(
     parts = []
     for view in views:
         rows = view_rows(catalog, view)
-        kept = rows.filter(pc.and_(pc.greater_equal(rows[EVENT], low), pc.less_equal(rows[EVENT], high)))
+        kept = rows.filter(
+            pc.and_(pc.greater_equal(rows[EVENT], low), pc.less_equal(rows[EVENT], high))
+        )
         names = [key.name for key in view.join_keys]
         parts.append(kept.select([*names, EVENT]).rename_columns([*names, "event_timestamp"]))
     both = pa.concat_tables(parts, promote_options="permissive")

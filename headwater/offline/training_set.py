@@ -63,8 +63,7 @@ def build(
         report("done", len(wanted), len(wanted))
     out = labels
     for reference in features:
-        names = reference.features or _names(catalog, reference.view)
-        for name in names:
+        for name in reference.features or _names(catalog, reference.view):
             title = f"{reference.name_to_use}__{name}" if full_feature_names else name
             if title in out.column_names:
                 raise HeadwaterError(

@@ -92,7 +92,7 @@ class RedisOnlineStore(OnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """(None, None) for an entity without a row or past its ttl; windows are merged up to now."""
+        """(None, None) for an entity without a row or past its ttl; windows as of now."""
         view = self._plan(config, table)
         reader = ViewReader(config.project, view)
         known = view.feature_names

@@ -38,9 +38,7 @@ class ViewReader:
         """Redis keys of n entities; columns in the order of `view.join_keys`."""
         return redis_keys(self.prefix, columns, n)
 
-    def values(
-        self, data: Sequence[bytes | None], names: Sequence[str], now_us: int
-    ) -> ViewValues:
+    def values(self, data: Sequence[bytes | None], names: Sequence[str], now_us: int) -> ViewValues:
         """The named features of each value read, as of now."""
         wanted = [self.view.feature_names.index(name) for name in names]
         if self._program is not None:

@@ -113,8 +113,8 @@ class OnlineWriter:
             for key in self.client.scan_iter(match=pattern, count=1000):
                 batch.append(key)
                 if len(batch) == CHUNK:
-                    deleted += int(self.client.unlink(*batch))  # type: ignore[arg-type]
+                    deleted += int(self.client.unlink(*batch))
                     batch = []
             if batch:
-                deleted += int(self.client.unlink(*batch))  # type: ignore[arg-type]
+                deleted += int(self.client.unlink(*batch))
         return deleted

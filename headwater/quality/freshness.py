@@ -18,9 +18,7 @@ def parse_duration(text: str) -> float:
     return 0.0
 
 
-def freshness(
-    view: ViewPlan, clocks: Mapping[tuple[str, str], int], now: float
-) -> dict[str, Any]:
+def freshness(view: ViewPlan, clocks: Mapping[tuple[str, str], int], now: float) -> dict[str, Any]:
     """One view's state: newest event times in microseconds, age and objective in seconds.
 
     `fresh` is None without an objective, and False where nothing was ever loaded.
