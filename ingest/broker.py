@@ -37,6 +37,9 @@ def consumer(servers: str, group: str, batch_records: int) -> KafkaConsumer:
         servers,
         group_id=group,
         enable_auto_commit=False,
+        # A killed worker's partitions are free again after this long.
+        session_timeout_ms=10_000,
+        heartbeat_interval_ms=3_000,
         auto_offset_reset="earliest",
         max_poll_records=batch_records,
         fetch_max_bytes=64 << 20,

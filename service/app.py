@@ -155,7 +155,7 @@ _EXAMPLE = {
                         "full_feature_names": {"type": "boolean"},
                     },
                 },
-                "example": {"feature_service": "origin_now", "entities": {"origin": ["JFK"]}},
+                "example": {"feature_service": "airport_board", "entities": {"origin": ["JFK"]}},
             }
         }
     }

@@ -157,5 +157,8 @@ def _as_time(table: pa.Table, name: str, view: ViewPlan) -> pa.ChunkedArray:
         raise HeadwaterError(f"view {view.name!r}: its source has no column {name!r}")
     column = table[name]
     if pa.types.is_string(column.type):
-        column = column.cast(pa.timestamp("us", tz="UTC"))
+        import pandas as pd
+
+        times = pd.to_datetime(column.to_pandas(), utc=True, format="ISO8601")
+        return pa.chunked_array([pa.array(times.astype("datetime64[us, UTC]"), TIMESTAMP)])
     return column.cast(TIMESTAMP)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import fcntl
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -303,13 +303,15 @@ def _append(path: Path, table: pa.Table) -> None:
     if path.is_dir():
         _replace(table, path / f"{uuid.uuid4()}.parquet")
         return
-    if path.exists():
-        old = pq.read_table(path)
-        table = pa.concat_tables([old, table.select(old.column_names).cast(old.schema)])
-    _replace(table, path)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            old = pq.read_table(path)
+            table = pa.concat_tables([old, table.select(old.column_names).cast(old.schema)])
+        _replace(table, path)
 
 
 def _replace(table: pa.Table, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4()}")
     pq.write_table(table, temporary)
     temporary.replace(path)

@@ -18,7 +18,7 @@ from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter
 from tests.processes import Programs
 
-EVENTS, USERS, PARTITIONS = 60_000, 500, 4
+EVENTS, USERS, PARTITIONS = 30_000, 500, 4
 YAML = """
 project: kills
 provider: local
@@ -60,7 +60,9 @@ latest = StreamFeatureView(
 
 
 @pytest.fixture
-def programs(tmp_path: Path, kafka: LocalKafka, redis_client: redis.Redis, redis_url: str) -> Programs:
+def programs(
+    tmp_path: Path, kafka: LocalKafka, redis_client: redis.Redis, redis_url: str
+) -> Programs:
     (tmp_path / "feature_store.yaml").write_text(YAML.format(redis=redis_url))
     (tmp_path / "definitions.py").write_text(DEFINITIONS)
     env = {
@@ -99,7 +101,7 @@ def test_sigkill_at_random_moments_loses_and_doubles_nothing(
     catalog = catalog_cache.load(programs.repo)
     stream = catalog.streams["clicks"]
     chance, kills = random.Random(11), 0
-    for _ in range(6):
+    for _ in range(4):
         worker = programs.ingest("--until-end")
         before = read_log(stream).num_rows
         deadline = time.monotonic() + 60
