@@ -96,7 +96,7 @@ class DuckDBJob(RetrievalJob):
 
 
 class DuckDBOfflineStore(OfflineStore):
-    """Point-in-time joins by DuckDB and the windows' own definition, over files and Delta tables."""
+    """Point-in-time joins by DuckDB and the windows' own definition, over files and Delta."""
 
     @staticmethod
     def get_historical_features(
@@ -109,7 +109,7 @@ class DuckDBOfflineStore(OfflineStore):
         full_feature_names: bool = False,
         **kwargs: Any,
     ) -> RetrievalJob:
-        """entity_df: a DataFrame, an Arrow table, SQL for DuckDB, or None with a date range."""
+        """entity_df: DataFrame, Arrow table, SQL for DuckDB, or None with a date range."""
         catalog, views = plan_catalog(config, feature_views)
         if entity_df is None:
             labels = _every_row(views, catalog, kwargs.get("start_date"), kwargs.get("end_date"))
@@ -127,7 +127,9 @@ class DuckDBOfflineStore(OfflineStore):
             max_event_timestamp=pc.max(times).as_py(),
         )
         return DuckDBJob(
-            lambda: build(catalog, references, labels, full_feature_names, None, time_column),
+            lambda: build(
+                catalog, references, labels, full_feature_names, None, time_column
+            ),
             full_feature_names, on_demand, metadata, config.repo_path,
         )  # fmt: skip
 
@@ -143,8 +145,10 @@ class DuckDBOfflineStore(OfflineStore):
         end_date: datetime,
     ) -> RetrievalJob:
         def run() -> pa.Table:
-            rows = _pull(config, data_source, join_key_columns, feature_name_columns,
-                         timestamp_field, created_timestamp_column, start_date, end_date)  # fmt: skip
+            rows = _pull(
+                config, data_source, join_key_columns, feature_name_columns,
+                timestamp_field, created_timestamp_column, start_date, end_date,
+            )  # fmt: skip
             own = {EVENT: rows[timestamp_field]}
             if created_timestamp_column:
                 own[CREATED] = rows[created_timestamp_column]
