@@ -14,18 +14,12 @@ class Metrics:
         self.registry = r = CollectorRegistry()
         self.records = Counter(
             PREFIX + "ingest_records",
-            "Messages by what became of them (applied, duplicate, rejected)",
+            "Messages by what became of them (applied, rejected)",
             ["topic", "result"],
             registry=r,
         )
         self.rejected = Counter(
             PREFIX + "ingest_rejected", "Dead letters by reason", ["topic", "reason"], registry=r
-        )
-        self.late = Counter(
-            PREFIX + "ingest_late_records",
-            "Events older than the watermark allows",
-            ["feature_view", "action"],
-            registry=r,
         )
         self.lag_records = Gauge(
             PREFIX + "ingest_lag_records",
@@ -53,7 +47,7 @@ class Metrics:
         )
         self.batch_seconds = Histogram(
             PREFIX + "ingest_batch_seconds",
-            "Time of one batch by step (decode, fold, redis, log, commit)",
+            "Time of one batch by step (decode, fold, log, commit)",
             ["step"],
             registry=r,
             buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),

@@ -6,6 +6,9 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import ingest.metrics
+import service.metrics
+from headwater import cli
 from headwater.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -38,3 +41,29 @@ def test_every_file_that_the_readme_and_docs_link_to_exists() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+
+
+def test_every_command_is_in_the_reference() -> None:
+    names = [c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback]
+    assert "apply" in names
+    for name in names:
+        assert f"`headwater {name}`" in REFERENCE
+
+
+def test_every_metric_is_in_the_reference() -> None:
+    registries = [service.metrics.Metrics().registry, ingest.metrics.Metrics().registry]
+    names = {family.name for registry in registries for family in registry.collect()}
+    assert len(names) > 10
+    for name in names:
+        assert f"`{name}`" in REFERENCE
+
+
+def test_every_route_is_in_the_reference() -> None:
+    source = (ROOT / "service" / "app.py").read_text()
+    routes = re.findall(r'@app\.(get|post)\("([^"]+)"', source)
+    assert len(routes) > 8
+    for method, path in routes:
+        assert f"`{method.upper()} {path}`" in REFERENCE
