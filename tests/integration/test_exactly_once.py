@@ -18,7 +18,7 @@ from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter
 from tests.processes import Programs
 
-EVENTS, USERS, PARTITIONS = 30_000, 500, 4
+USERS, PARTITIONS = 500, 4
 YAML = """
 project: kills
 provider: local
@@ -76,53 +76,66 @@ def programs(
     return found
 
 
-def produce(bootstrap: str) -> tuple[dict[int, list[tuple[int, float]]], int]:
+def produce(bootstrap: str, events: int) -> dict[int, list[tuple[int, float]]]:
     """Events of the last six days, out of order by minutes; user -> [(time, amount)]."""
     chance, now = random.Random(7), time.time_ns() // 1000
     sent: dict[int, list[tuple[int, float]]] = {}
     producer = KafkaProducer(bootstrap_servers=bootstrap)
     producer.partitions_for("kill-clicks")
-    for i in range(EVENTS):
+    for i in range(events):
         user = chance.randrange(USERS)
-        at = now - (EVENTS - i) * 8_000_000 - chance.randrange(600_000_000) - 60_000_000
+        at = (
+            now
+            - (events - i) * (480_000_000_000 // events)
+            - chance.randrange(600_000_000)
+            - 60_000_000
+        )
         amount = float(chance.randrange(1000))
         sent.setdefault(user, []).append((at, amount))
         body = {"user_id": user, "amount": amount, "at": at}
         producer.send("kill-clicks", json.dumps(body).encode(), partition=user % PARTITIONS)
     producer.flush()
     producer.close()
-    return sent, now
+    return sent
 
 
 def test_sigkill_at_random_moments_loses_and_doubles_nothing(
     programs: Programs, kafka: LocalKafka, redis_client: redis.Redis
 ) -> None:
-    sent, _ = produce(kafka.bootstrap)
+    kills = kill_and_compare(programs, kafka, redis_client, events=30_000, kills=4, pause=0.6)
+    assert kills >= 3, "the kills came too late to test anything"
+
+
+def kill_and_compare(
+    programs: Programs, kafka: LocalKafka, client: redis.Redis, events: int, kills: int,
+    pause: float,
+) -> int:  # fmt: skip
+    """Kill workers, let one finish, compare log, windows and rows; returns the kills that hit."""
+    sent = produce(kafka.bootstrap, events)
     catalog = catalog_cache.load(programs.repo)
     stream = catalog.streams["clicks"]
-    chance, kills = random.Random(11), 0
-    for _ in range(4):
+    chance, hits = random.Random(11), 0
+    for _ in range(kills):
         worker = programs.ingest("--until-end")
         before = read_log(stream).num_rows
         deadline = time.monotonic() + 60
         while read_log(stream).num_rows == before and worker.poll() is None:
             assert time.monotonic() < deadline, "the worker takes nothing in"
             time.sleep(0.05)
-        time.sleep(chance.random() * 0.6)
+        time.sleep(chance.random() * pause)
         if worker.poll() is not None:
             break
         worker.kill()
         worker.wait()
-        kills += 1
-    assert kills >= 3, "the kills came too late to test anything"
+        hits += 1
     assert programs.ingest("--until-end").wait(120) == 0
 
     log = read_log(stream)
     places = set(zip(log["_partition"].to_pylist(), log["_offset"].to_pylist(), strict=True))
-    assert log.num_rows == EVENTS
-    assert len(places) == EVENTS
+    assert log.num_rows == events
+    assert len(places) == events
 
-    writer = OnlineWriter(redis_client, catalog.project)
+    writer = OnlineWriter(client, catalog.project)
     users = sorted(sent)
     now = time.time_ns() // 1000
     windows = ViewReader(catalog.project, catalog.views["user_windows"])
@@ -137,3 +150,4 @@ def test_sigkill_at_random_moments_loses_and_doubles_nothing(
     newest = [max(sent[user], key=lambda event: event[0]) for user in users]
     assert found.event_us == [at for at, _ in newest]
     assert found.values[0] == [amount for _, amount in newest]
+    return hits
