@@ -78,7 +78,8 @@ origin_departures = StreamFeatureView(
     timestamp_field="event_timestamp",
     aggregations=aggregations("origin", OF_DEPARTURES, ["1h", "6h", "24h", "7d"]),
     schema=fields("origin", OF_DEPARTURES, ["1h", "6h", "24h", "7d"]),
-    # Nothing leaves New York for up to six and a half hours of the night.
+    # Nothing leaves New York for up to six and a half hours of the night, and less than that
+    # passes without an arrival; only the blizzard of 9 February stops them for longer.
     tags={"owner": "operations@flights.example", "freshness_slo": "7h"},
 )
 

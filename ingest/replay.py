@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import pyarrow.parquet as pq
 
 from ingest import broker
 
+#: Messages that may wait for a paced worker: librdkafka's mock broker silently drops what
+#: exceeds 5 MB a partition.
+PACE = 5_000
 Send = Callable[[str, bytes, bytes], None]
 
 
@@ -49,10 +53,15 @@ def main() -> int:
     parser.add_argument("--servers", required=True)
     parser.add_argument("--events", type=Path, required=True)
     parser.add_argument("--live", action="store_true", help="wait for each event's time")
+    parser.add_argument("--paced-by", default="", help="a worker's /metrics: stay near it")
     arguments = parser.parse_args()
     events: pa.Table = pq.read_table(arguments.events)
     send, flush = opened(arguments.servers)
-    for batch in events.to_batches(max_chunksize=100_000):
+    size = PACE if arguments.paced_by else 100_000
+    sent = 0
+    for batch in events.to_batches(max_chunksize=size):
+        while arguments.paced_by and sent - applied(arguments.paced_by) > PACE:
+            time.sleep(0.05)
         columns = [batch.column(name).to_pylist() for name in ("topic", "key", "value", "event_us")]
         for topic, key, value, event_us in zip(*columns, strict=True):
             if arguments.live:
@@ -61,8 +70,22 @@ def main() -> int:
                     flush()
                     time.sleep(wait)
             send(topic, key, value)
+        sent += batch.num_rows
+        if arguments.paced_by:
+            flush()
     flush()
     return 0
+
+
+def applied(url: str) -> int:
+    """Messages that the worker with these metrics has taken in; 0 while it is not up."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (our own worker)
+            text = answer.read().decode()
+    except OSError:
+        return 0
+    lines = [x for x in text.splitlines() if x.startswith("featurestore_ingest_records_total")]
+    return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines))
 
 
 if __name__ == "__main__":

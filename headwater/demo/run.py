@@ -76,6 +76,7 @@ class _Demo:
             "HEADWATER_METRICS_PORT": str(free_ports(1)[0]),
         }
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._mock = False
 
     def run(self, once: bool) -> None:
         data = self.repo / "data"
@@ -86,6 +87,7 @@ class _Demo:
         with _stack() as stack:
             stack.kafka.create_topics({"departures": 4, "arrivals": 4})
             self.env.update(stack.env)
+            self._mock = stack.kafka.kind == "mock"
             try:
                 self._steps(data, applying)
                 if not once:
@@ -141,6 +143,9 @@ class _Demo:
     def _stream(self, total: int) -> None:
         start = time.monotonic()
         servers = self.env["KAFKA_BOOTSTRAP_SERVERS"]
+        if self._mock:
+            self._stream_paced(servers, total)
+            return
         self._replay(servers, "past").wait()
         produced = time.monotonic() - start
         worker = self.child("ingest", "ingest", "--repo", str(self.repo), "--until-end")
@@ -155,6 +160,25 @@ class _Demo:
         console.print(
             f"  {total:,} events: sent in {produced:.1f} s, "
             f"taken in within {seconds:.1f} s ({total / seconds:,.0f} events/s, start included)"
+        )
+
+    def _stream_paced(self, servers: str, total: int) -> None:
+        """The mock broker keeps little, so the events are sent no faster than they are taken in."""
+        begun = time.monotonic()
+        worker = self.child("ingest", "ingest", "--repo", str(self.repo))
+        metrics = f"http://127.0.0.1:{self.env['HEADWATER_METRICS_PORT']}/metrics"
+        replay = self._replay(servers, "past", "--paced-by", metrics)
+        with _bar("events", total) as move:
+            while self._applied() < total and worker.poll() is None:
+                move(self._applied())
+                time.sleep(0.25)
+        self._done("replay-past", replay)
+        worker.terminate()
+        self._done("ingest", worker)
+        seconds = time.monotonic() - begun
+        console.print(
+            f"  {total:,} events sent and taken in within {seconds:.1f} s "
+            f"({total / seconds:,.0f} events/s, start included)"
         )
 
     def _applied(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -307,12 +308,15 @@ def _append(path: Path, table: pa.Table) -> None:
     if path.is_dir():
         _replace(table, path / f"{uuid.uuid4()}.parquet")
         return
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # the folder, so that no lock file is left behind
         if path.exists():
             old = pq.read_table(path)
             table = pa.concat_tables([old, table.select(old.column_names).cast(old.schema)])
         _replace(table, path)
+    finally:
+        os.close(folder)
 
 
 def _replace(table: pa.Table, path: Path) -> None:

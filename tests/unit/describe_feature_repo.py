@@ -60,6 +60,7 @@ def _view(view: Any) -> dict[str, Any]:
         "keys": sorted(keys),
         "features": {f.name: str(f.dtype) for f in view.features if f.name not in keys},
         "tags": view.tags,
+        "field_tags": {f.name: f.tags for f in view.features if f.tags},
         "batch": view.batch_source.path,
         "topic": stream.kafka_options.topic if stream else None,
         "message": stream.kafka_options.message_format.schema_json if stream else None,

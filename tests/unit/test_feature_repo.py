@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
 
@@ -82,13 +83,22 @@ def test_a_windowed_view_has_one_feature_for_each_aggregation(catalogue: dict[st
     assert set(windowed) == {"origin_departures", "carrier_departures", "route_arrivals"}
     for view in windowed.values():
         assert set(view["aggregations"]) == set(view["features"])
-    origin = windowed["origin_departures"]
-    assert origin["aggregations"]["origin_departures_6h"] == ["count", "flight_id", 21_600]
-    assert origin["aggregations"]["origin_mean_dep_delay_1h"] == ["mean", "dep_delay", 3_600]
-    assert origin["features"]["origin_cancelled_7d"] == "Int64"
-    route = windowed["route_arrivals"]
-    assert route["aggregations"]["route_mean_arr_delay_24h"] == ["mean", "arr_delay", 86_400]
-    assert route["features"]["route_mean_arr_delay_24h"] == "Float64"
+    for name in ("origin", "carrier"):
+        view = windowed[f"{name}_departures"]
+        for window, seconds in {"1h": 3_600, "6h": 21_600, "24h": 86_400, "7d": 604_800}.items():
+            assert _over(view, window) == {
+                f"{name}_departures_{window}": (["count", "flight_id", seconds], "Int64"),
+                f"{name}_mean_dep_delay_{window}": (["mean", "dep_delay", seconds], "Float64"),
+                f"{name}_max_dep_delay_{window}": (["max", "dep_delay", seconds], "Int64"),
+                f"{name}_cancelled_{window}": (["sum", "cancelled", seconds], "Int64"),
+            }
+    for window, seconds in {"24h": 86_400, "7d": 604_800}.items():
+        assert _over(windowed["route_arrivals"], window) == {
+            f"route_arrivals_{window}": (["count", "flight_id", seconds], "Int64"),
+            f"route_mean_arr_delay_{window}": (["mean", "arr_delay", seconds], "Float64"),
+            f"route_max_arr_delay_{window}": (["max", "arr_delay", seconds], "Int64"),
+            f"route_mean_air_time_{window}": (["mean", "air_time", seconds], "Float64"),
+        }
 
 
 def test_aggregations_read_columns_that_the_events_have(
@@ -186,6 +196,33 @@ def test_every_view_has_an_owner_and_what_changes_has_a_freshness_objective(
     }
 
 
+@pytest.mark.parametrize(
+    ("view", "table", "prefix"),
+    [
+        ("origin_weather", "weather", ""),
+        ("plane_register", "planes", ""),
+        ("plane_last_flight", "arrivals", "last_"),
+    ],
+)
+def test_the_data_keeps_the_objectives_of_its_fields(
+    catalogue: dict[str, Any], flights: demo.Flights, view: str, table: str, prefix: str
+) -> None:
+    of_view, rows = catalogue["views"][view], getattr(flights, table)
+    outside: dict[str, list[Any]] = {}
+    for name in of_view["features"]:
+        tags = of_view["field_tags"].get(name, {})
+        column = rows[name.removeprefix(prefix)]
+        allowed = float(tags.get("max_null_ratio", of_view["tags"]["max_null_ratio"]))
+        assert column.null_count / len(column) <= allowed, name
+        outside[name] = [
+            value for value in pc.unique(column.drop_null()).to_pylist() if not _keeps(value, tags)
+        ]
+    # One observation of the year cannot be true: a wind of 1,048 miles per hour.
+    assert {name: [int(value) for value in bad] for name, bad in outside.items() if bad} == (
+        {"wind_speed": [1048]} if view == "origin_weather" else {}
+    )
+
+
 def test_no_file_bears_the_name_of_an_installed_package() -> None:
     names = {path.stem for path in REPO.glob("*.py")}
     assert not names & {"service", "ingest", "headwater", "__init__"}
@@ -193,3 +230,19 @@ def test_no_file_bears_the_name_of_an_installed_package() -> None:
 
 def _types(table: pa.Table) -> dict[str, str]:
     return {field.name: str(field.type) for field in table.schema}
+
+
+def _over(view: dict[str, Any], window: str) -> dict[str, tuple[list[Any], str]]:
+    """Each feature over one window: its function, column and seconds, and its type."""
+    return {
+        name: (aggregation, view["features"][name])
+        for name, aggregation in view["aggregations"].items()
+        if name.endswith(f"_{window}")
+    }
+
+
+def _keeps(value: Any, tags: dict[str, str]) -> bool:
+    if "categories" in tags:
+        return value in tags["categories"].split(",")
+    low, high = float(tags.get("min", "-inf")), float(tags.get("max", "inf"))
+    return isinstance(value, str) or low <= value <= high
