@@ -20,7 +20,7 @@ from ingest import broker
 
 #: Messages that may wait for a paced worker: librdkafka's mock broker silently drops what
 #: exceeds 5 MB a partition.
-PACE = 5_000
+PACE = 12_000
 Send = Callable[[str, bytes, bytes], None]
 
 
