@@ -102,7 +102,7 @@ def produce(bootstrap: str, events: int) -> dict[int, list[tuple[int, float]]]:
 def test_sigkill_at_random_moments_loses_and_doubles_nothing(
     programs: Programs, kafka: LocalKafka, redis_client: redis.Redis
 ) -> None:
-    kills = kill_and_compare(programs, kafka, redis_client, events=30_000, kills=4, pause=0.6)
+    kills = kill_and_compare(programs, kafka, redis_client, events=60_000, kills=4, pause=0.3)
     assert kills >= 3, "the kills came too late to test anything"
 
 
