@@ -36,3 +36,7 @@ class StoreUnavailableError(HeadwaterError):
 
 class LogConflictError(HeadwaterError):
     """Another worker appended this partition's events; drop the batch and start from its offset."""
+
+
+class FencedError(HeadwaterError):
+    """The group gave these partitions to another worker; drop what is not committed."""

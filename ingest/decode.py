@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
+from headwater.arrow import arrow_type
 from headwater.catalog import FieldPlan, StreamSourcePlan
-from headwater.offline.log import arrow_type
 from headwater.times import micros
 
 _TYPES: dict[str, Any] = {
@@ -140,14 +139,3 @@ def _python_type(field: FieldPlan) -> Any:
             inner = _TYPES.get(field.type.removesuffix(suffix), Any)
             return list[inner]  # type: ignore[valid-type]
     return _TYPES.get(field.type, Any)
-
-
-def numpy_column(column: pa.ChunkedArray, kind: str) -> tuple[Any, np.ndarray[Any, Any]]:
-    """An Arrow column as (values, valid) for `headwater.windows`: int64, float64 or a list."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    valid = np.asarray(array.is_valid())
-    if kind == "object":
-        return array.to_pylist(), valid
-    target = pa.int64() if kind == "int" else pa.float64()
-    filled = array.cast(target).fill_null(0)
-    return filled.to_numpy(zero_copy_only=False), valid

@@ -19,16 +19,17 @@ import pyarrow as pa
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from headwater import catalog_cache
+from headwater.arrow import TIMESTAMP
 from headwater.catalog import Catalog, StreamSourcePlan
 from headwater.errors import HeadwaterError, LogConflictError, StoreUnavailableError
-from headwater.offline.log import ARRIVED, OFFSET, PARTITION, TIMESTAMP, TOPIC, EventLog
+from headwater.offline.log import ARRIVED, OFFSET, PARTITION, TOPIC, EventLog
+from headwater.online.sinks import Batch, Sink, make_sink
 from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
 from headwater.windows import WindowProgram
 from ingest import broker
 from ingest.decode import Decoded, JsonDecoder
 from ingest.metrics import Metrics
-from ingest.sinks import Batch, Sink, make_sink
 
 logger = logging.getLogger("headwater.ingest")
 NO_TIME = -(2**62)

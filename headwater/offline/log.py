@@ -14,29 +14,12 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
+from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.catalog import StreamSourcePlan
 from headwater.errors import LogConflictError
 
 #: Columns that the log adds to a source's own: where an event came from and when it was applied.
 TOPIC, PARTITION, OFFSET, ARRIVED = "_topic", "_partition", "_offset", "_arrived_at"
-TIMESTAMP = pa.timestamp("us", tz="UTC")
-ARROW_TYPES = {
-    "INT32": pa.int32(),
-    "INT64": pa.int64(),
-    "BOOL": pa.bool_(),
-    "UNIX_TIMESTAMP": TIMESTAMP,
-    "FLOAT": pa.float32(),
-    "DOUBLE": pa.float64(),
-    "BYTES": pa.binary(),
-}
-
-
-def arrow_type(value_type: str) -> pa.DataType:
-    """The Arrow type of a Feast value type's column; text where nothing closer exists."""
-    for suffix in ("_LIST", "_SET"):
-        if value_type.endswith(suffix):
-            return pa.list_(arrow_type(value_type.removesuffix(suffix)))
-    return ARROW_TYPES.get(value_type, pa.string())
 
 
 def log_schema(stream: StreamSourcePlan) -> pa.Schema:

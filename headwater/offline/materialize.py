@@ -8,10 +8,10 @@ from importlib.resources import files
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.catalog import Catalog, ViewPlan
 from headwater.codec import RowCodec, key_prefix, redis_keys
 from headwater.errors import BadRequestError
-from headwater.offline.log import TIMESTAMP, arrow_type
 from headwater.offline.sources import CREATED, EVENT, SEQUENCE, connect, quoted, view_rows
 from headwater.online.writer import OnlineWriter
 

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headwater.arrow import arrow_type
 from headwater.catalog import Catalog, ViewPlan, column_kind
-from headwater.offline.log import arrow_type
 from headwater.offline.sources import CREATED, EVENT, SEQUENCE, connect, quoted, view_rows
 from headwater.windows import Column, EventBatch, Int64, WindowProgram
 

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headwater.arrow import TIMESTAMP
 from headwater.catalog import BatchSourcePlan, Catalog, StreamSourcePlan, ViewPlan
 from headwater.errors import HeadwaterError
-from headwater.offline.log import OFFSET, PARTITION, TIMESTAMP, TOPIC, delta_files
+from headwater.offline.log import OFFSET, PARTITION, TOPIC, delta_files
 from headwater.transform import transform_events
 
 #: What a view's rows are called inside the joins, whatever its features are called.

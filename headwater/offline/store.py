@@ -32,10 +32,10 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from feast.saved_dataset import SavedDatasetStorage
 
+from headwater.arrow import TIMESTAMP
 from headwater.catalog import Catalog, FeatureRefPlan, JoinKeyPlan, ViewPlan
 from headwater.catalog_feast import plan_catalog
 from headwater.errors import HeadwaterError
-from headwater.offline.log import TIMESTAMP
 from headwater.offline.materialize import latest_rows
 from headwater.offline.sources import CREATED, EVENT, SEQUENCE, connect, normalised, read_batch
 from headwater.offline.training_set import build

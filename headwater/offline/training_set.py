@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
+from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.catalog import Catalog, FeatureRefPlan, OnDemandPlan
 from headwater.errors import HeadwaterError
-from headwater.offline.log import TIMESTAMP, arrow_type
 from headwater.offline.point_in_time import features_at
 from headwater.offline.sources import normalised
 from headwater.transform import load

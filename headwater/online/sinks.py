@@ -7,13 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from headwater.arrow import arrow_type, numpy_column
 from headwater.catalog import ViewPlan, column_kind
 from headwater.codec import RowCodec, key_prefix, redis_keys, section_source, split_sections
-from headwater.offline.log import arrow_type
 from headwater.online.writer import OnlineWriter
 from headwater.transform import transform_events
 from headwater.windows import Column, EventBatch, Int64, WindowProgram, source_id
-from ingest.decode import numpy_column
 
 
 class Batch:
