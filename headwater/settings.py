@@ -73,14 +73,14 @@ class Settings:
         "HEADWATER_LOG_FLUSH_SECONDS", 1.0, "longest time between appends to the offline log"
     )
     log_flush_rows: int = _setting(
-        "HEADWATER_LOG_FLUSH_ROWS", 100_000, "events after which the offline log is appended"
+        "HEADWATER_LOG_FLUSH_ROWS", 500_000, "events after which the offline log is appended"
     )
     batch_records: int = _setting(
         "HEADWATER_BATCH_RECORDS", 50_000, "most messages that the worker takes from Kafka at once"
     )
     write_seconds: float = _setting(
         "HEADWATER_WRITE_SECONDS",
-        0.5,
+        1.0,
         "longest time between writes to Redis while the worker is behind; else it writes at once",
     )
     log: str = _setting(

@@ -18,6 +18,7 @@ import msgspec
 
 from headwater import catalog_cache
 from headwater.errors import FencedError, HeadwaterError, LogConflictError, StoreUnavailableError
+from headwater.online.expiry import Sweeper
 from headwater.online.progress import Place, Progress
 from headwater.online.sinks import Batch
 from headwater.online.writer import OnlineWriter
@@ -34,6 +35,8 @@ from ingest.takeover import Takeover
 logger = logging.getLogger("headwater.ingest")
 #: How long the loop waits for messages before it looks at what else is to be done.
 POLL_SECONDS = 0.05
+#: Time for deleting expired state, each second.
+SWEEP_SECONDS = 0.003
 #: Pause after a store failed.
 BACK_OFF_SECONDS = 0.5
 #: Offsets that a rebuilt view may be behind to be brought up by the worker itself.
@@ -88,6 +91,7 @@ class Worker:
             )
         self._servers = self.settings.kafka_bootstrap_servers or servers.pop()
         self._routes = dict(routes)
+        self._sweeper = Sweeper(self.writer, catalog.views.values())
 
     @property
     def routes(self) -> list[StreamRoute]:
@@ -352,6 +356,7 @@ class Worker:
         self.status.publish()
         self._bring_up()
         self._trim()
+        self._sweep()
         try:
             changed = catalog_cache.fingerprint(self.repo) != self._fingerprint
         except (HeadwaterError, OSError) as error:
@@ -379,6 +384,12 @@ class Worker:
             for route in self.routes:
                 for sink in route.sinks:
                     sink.trim(limit)
+
+    def _sweep(self) -> None:
+        """Delete expired state for a few milliseconds."""
+        until = time.monotonic() + SWEEP_SECONDS
+        while time.monotonic() < until:
+            self._sweeper.step(time.time_ns() // 1000)
 
     def _bring_up(self) -> None:
         """Take over the pending views that were rebuilt so far that little is missing."""

@@ -16,7 +16,7 @@ from numba import njit
 from headwater.arrow import numpy_column
 from headwater.catalog import ViewPlan, column_kind
 from headwater.codec import key_prefix, section_source, split_sections
-from headwater.interning import Int64, KeyTable, Texts, entity_texts, texts
+from headwater.interning import Int64, KeyTable, Texts, entity_texts
 from headwater.online.commands import Commands
 from headwater.online.rows import RowPacker
 from headwater.online.writer import OnlineWriter
@@ -263,10 +263,4 @@ class WindowSink:
 
     def _written(self, states: WindowStates) -> Commands:
         which = states.take_dirty()
-        expiry_ms = self._program.expiry_us(states.newest(which)) // 1000
-        if self._program.sketches:
-            sections = texts(states.section_bytes(which))
-        else:
-            words, at = states.sections(which)
-            sections = Texts(words.view(np.uint8), at * 8)
-        return self._writer.sections(self.prefix, states.texts(which), sections, expiry_ms)
+        return self._writer.sections(self.prefix, states.texts(which), states.values(which))

@@ -9,12 +9,11 @@ from typing import Any
 
 import redis
 
-from headwater.codec import WINDOW_HEADER
 from headwater.errors import StoreUnavailableError
-from headwater.interning import Int64, Texts
+from headwater.interning import Texts
 from headwater.online.commands import CHUNK, Commands, evalsha, mget
 
-SCRIPTS = ("write_rows", "write_sections", "raise_clock")
+SCRIPTS = ("write_rows", "write_sections", "raise_clock", "expire_sections")
 #: Bytes sent under one time limit.
 SLICE = 1 << 20
 #: Keys whose values are asked for before the first is read: they wait in the server's memory.
@@ -74,13 +73,9 @@ class OnlineWriter:
         """What writes packed rows under `<prefix>{<text>}`; each reply is how many were taken."""
         return evalsha(self._scripts["write_rows"].sha, prefix, keys, rows)
 
-    def sections(self, prefix: bytes, keys: Texts, sections: Texts, expiry_ms: Int64) -> Commands:
-        """What writes sections; each reply lists the positions that a higher offset refused.
-
-        expiry_ms: [n], when a section can be in no window any more; 0 is never.
-        """
-        script_ = self._scripts["write_sections"]
-        return evalsha(script_.sha, prefix, keys, sections, WINDOW_HEADER, expiry_ms)
+    def sections(self, prefix: bytes, keys: Texts, values: Texts) -> Commands:
+        """What writes values of one section each; a reply lists what a higher offset refused."""
+        return evalsha(self._scripts["write_sections"].sha, prefix, keys, values)
 
     def run(self, commands: Commands) -> list[Any]:
         """Send commands in one go; their replies. Errors are raised after the last reply."""
@@ -126,6 +121,15 @@ class OnlineWriter:
             for values in self.run(mget(prefix, part)):
                 found += values
         return found
+
+    def expire(self, keys: Sequence[bytes], cuts_us: Sequence[int]) -> int:
+        """Delete windowed values all of whose tiles begin before a time each; returns how many."""
+        gone = 0
+        with store_errors():
+            for at in range(0, len(keys), CHUNK):
+                part: Any = cuts_us[at : at + CHUNK]
+                gone += int(self._scripts["expire_sections"](keys[at : at + CHUNK], part))
+        return gone
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of keys, None where there is none."""
