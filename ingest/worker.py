@@ -16,20 +16,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from headwater import catalog_cache
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import Catalog, StreamSourcePlan
-from headwater.errors import HeadwaterError, LogConflictError, StoreUnavailableError
+from headwater.errors import FencedError, HeadwaterError, LogConflictError, StoreUnavailableError
 from headwater.offline.log import ARRIVED, OFFSET, PARTITION, TOPIC, EventLog
 from headwater.online.sinks import Batch, Sink, make_sink
 from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
 from headwater.windows import WindowProgram
-from ingest import broker
+from ingest.clients import open_consumer, read_options
 from ingest.decode import Decoded, JsonDecoder
 from ingest.metrics import Metrics
+from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
 
 logger = logging.getLogger("headwater.ingest")
 NO_TIME = -(2**62)
@@ -64,24 +64,27 @@ class StreamRoute:
         return late
 
 
-class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
+class Worker:
     """Owns some partitions of the project's topics and takes their events in."""
 
     def __init__(self, repo: Path, settings: Settings, writer: OnlineWriter) -> None:
         self.repo, self.settings, self.writer = repo, settings, writer
         self.metrics = Metrics()
         self.stopping = False
-        self._moved = False
         self._servers = ""
         self._routes: dict[str, list[StreamRoute]] = {}
         self._watermarks: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._rows = 0
         self._flushed = time.monotonic()
-        self._dead: Any = None
+        self._dead: list[DeadLetter] = []
         self._load()
-        self.consumer: KafkaConsumer = broker.consumer(
-            self._servers, self._group, settings.batch_records
+        config = settings.kafka_config
+        self.consumer: Consumer = open_consumer(
+            settings.kafka_client,
+            self._servers,
+            self._group,
+            read_options(Path(config)) if config else {},
         )
 
     def _load(self) -> None:
@@ -103,22 +106,21 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
     def run(self, until_end: bool) -> None:
         """Take events in until `stopping` is set, or the end that was seen at the start."""
         ends = self._ends() if until_end else {}
-        self.consumer.subscribe(sorted(self._routes), listener=self)
+        self.consumer.subscribe(sorted(self._routes))
         checked = time.monotonic()
         while not self.stopping:
-            polled = self.consumer.poll(timeout_ms=100, max_records=self.settings.batch_records)
             try:
-                if self._moved:
+                polled = self.consumer.poll(0.1, self.settings.batch_records)
+                if any(self.consumer.moved()):
                     # Whoever owns a partition now starts at its committed offset; so do we.
-                    self._moved = False
                     self._start_over()
                     continue
-                for tp, records in polled.items():
-                    self._take(tp, records)
+                for records in polled:
+                    self._take(records)
                 due = time.monotonic() - self._flushed >= self.settings.log_flush_seconds
                 if due or self._rows >= self.settings.log_flush_rows:
                     self.flush()
-            except StoreUnavailableError as error:
+            except (FencedError, StoreUnavailableError) as error:
                 logger.warning("%s; reading again from the committed offsets", error)
                 time.sleep(0.5)
                 self._start_over()
@@ -128,19 +130,16 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
                 checked = time.monotonic()
                 self._check_catalog()
         self.flush()
-        self.consumer.close(autocommit=False)
+        self.consumer.close()
 
     def _owned(self) -> set[TopicPartition]:
         return set(self.consumer.assignment())
 
     def _ends(self) -> dict[TopicPartition, int]:
         """The end offset of every partition of the project's topics."""
-        parts = [
-            TopicPartition(topic, partition)
-            for topic in self._routes
-            for partition in self.consumer.partitions_for_topic(topic) or ()
-        ]
-        return dict(self.consumer.end_offsets(parts)) if parts else {}
+        return self.consumer.ends(
+            [tp for topic in self._routes for tp in self.consumer.partitions(topic)]
+        )
 
     def _reached(self, ends: dict[TopicPartition, int]) -> bool:
         """Whether this worker, or for other partitions another one, has got to the ends."""
@@ -148,29 +147,31 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         for tp, end in ends.items():
             at = self._positions.get(tp)
             if at is None and tp in owned:
-                at = int(self.consumer.position(tp))
+                at = self.consumer.position(tp)
             elif at is None and end:
-                at = self.consumer.committed(tp) or 0
+                held = self.consumer.committed([tp])[tp]
+                at = held.offset if held else 0
             if end and (at or 0) < end:
                 return False
         return True
 
-    def _take(self, tp: TopicPartition, records: list[Any]) -> None:
-        offsets = np.fromiter((r.offset for r in records), np.int64, len(records))
-        stamps = np.fromiter((r.timestamp * 1000 for r in records), np.int64, len(records))
+    def _take(self, records: Records) -> None:
+        tp, offsets, stamps = records.tp, records.offset, records.timestamp_ms * 1000
         start = self._watermark(tp)
+        values = [records.value(i) for i in range(len(records))]
         newest = start
         for route in self._routes[tp.topic]:
             with self.metrics.batch_seconds.labels("decode").time():
-                decoded = route.decoder.decode([r.value for r in records])
+                decoded = route.decoder.decode(values)
             newest = max(newest, self._apply(route, tp, records, offsets, stamps, decoded, start))
         self._watermarks[tp] = newest
-        self._positions[tp] = int(offsets[-1]) + 1
+        self._positions[tp] = records.next_offset
         self._rows += len(records)
-        self._show_lag(tp, records[-1].timestamp)
+        if len(records):
+            self._show_lag(records)
 
     def _apply(
-        self, route: StreamRoute, tp: TopicPartition, records: list[Any], offsets: Any,
+        self, route: StreamRoute, tp: TopicPartition, records: Records, offsets: Any,
         stamps: Any, decoded: Decoded, start: int,
     ) -> int:  # fmt: skip
         """One source's part of a batch; returns the partition's watermark after it."""
@@ -212,22 +213,18 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         return int(watermark[-1]) if len(watermark) else start
 
     def _dead_letters(
-        self, tp: TopicPartition, records: list[Any], rejected: Iterable[tuple[int, str, str]]
+        self, tp: TopicPartition, records: Records, rejected: Iterable[tuple[int, str, str]]
     ) -> None:
         for at, kind, reason in rejected:
-            if self._dead is None:
-                self._dead = broker.producer(self._servers)
-            record = records[at]
+            key, value, own = records.original(at)
             headers = [
-                *[(k, v) for k, v in record.headers or [] if not k.startswith("headwater-")],
+                *[(k, v) for k, v in own if not k.startswith("headwater-")],
                 ("headwater-reason", f"{kind}: {reason}".encode()),
                 ("headwater-topic", tp.topic.encode()),
                 ("headwater-partition", str(tp.partition).encode()),
-                ("headwater-offset", str(record.offset).encode()),
+                ("headwater-offset", str(records.offset[at]).encode()),
             ]
-            self._dead.send(
-                f"{tp.topic}.dead-letter", value=record.value, key=record.key, headers=headers
-            )
+            self._dead.append(DeadLetter(f"{tp.topic}.dead-letter", Original(key, value, headers)))
             self.metrics.rejected.labels(tp.topic, kind).inc()
 
     def flush(self) -> None:
@@ -247,15 +244,14 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
             logger.warning("%s", error)
             self._start_over()
             return
-        if self._dead is not None:
-            self._dead.flush()
         self.writer.raise_clocks(clocks)
         commit = {
-            tp: OffsetAndMetadata(offset, json.dumps({"watermark": self._watermarks[tp]}), -1)
+            tp: Committed(offset, json.dumps({"watermark": self._watermarks[tp]}))
             for tp, offset in self._positions.items()
         }
         with self.metrics.batch_seconds.labels("commit").time():
-            self.consumer.commit(commit)
+            self.consumer.commit(commit, self._dead)
+        self._dead = []
         self._positions.clear()
         self._rows = 0
         self._show_clocks(routes.values())
@@ -273,17 +269,18 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
     def _start_over(self) -> None:
         """Forget what is not committed; the events are read again."""
         self._forget()
-        for tp in self._owned():
-            held = self.consumer.committed(tp)
-            if held is None:
-                self.consumer.seek_to_beginning(tp)
-            else:
-                self.consumer.seek(tp, held)
+        owned = sorted(self._owned())
+        held = self.consumer.committed(owned)
+        fresh = self.consumer.beginnings([tp for tp in owned if held[tp] is None])
+        for tp in owned:
+            at = held[tp]
+            self.consumer.seek(tp, fresh[tp] if at is None else at.offset)
 
     def _forget(self) -> None:
         self._positions.clear()
         self._watermarks.clear()
         self._rows = 0
+        self._dead = []
         for routes in self._routes.values():
             for route in routes:
                 route.buffer.clear()
@@ -292,19 +289,10 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
 
     # -- rebalances and catalogue changes ----------------------------------------------------------
 
-    # The client runs these inside its own event loop, where it can be asked nothing: they only
-    # take note, and the loop acts after the poll.
-
-    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        self._moved = self._moved or bool(list(revoked))
-
-    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        self._moved = self._moved or bool(list(assigned))
-
     def _watermark(self, tp: TopicPartition) -> int:
         """The partition's watermark; from its committed offset when it is new here."""
         if tp not in self._watermarks:
-            held = self.consumer.committed(tp, metadata=True)
+            held = self.consumer.committed([tp])[tp]
             text = held.metadata if held is not None else ""
             self._watermarks[tp] = json.loads(text)["watermark"] if text else NO_TIME
         return self._watermarks[tp]
@@ -318,17 +306,17 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         except (HeadwaterError, OSError) as error:
             logger.warning("the catalogue stays as it was: %s", error)
             return
-        self.consumer.subscribe(sorted(self._routes), listener=self)
+        self.consumer.subscribe(sorted(self._routes))
         logger.info("catalogue %s is in use", self.catalog.version)
 
     # -- what is shown ---------------------------------------------------------------------------
 
-    def _show_lag(self, tp: TopicPartition, record_ms: int) -> None:
-        end = self.consumer.highwater(tp)
-        labels = (tp.topic, str(tp.partition))
-        if end is not None:
-            self.metrics.lag_records.labels(*labels).set(max(0, end - self._positions[tp]))
-        self.metrics.lag_seconds.labels(*labels).set(max(0.0, time.time() - record_ms / 1000))
+    def _show_lag(self, records: Records) -> None:
+        labels = (records.tp.topic, str(records.tp.partition))
+        behind = max(0, records.end_offset - records.next_offset)
+        self.metrics.lag_records.labels(*labels).set(behind)
+        seconds = time.time() - int(records.timestamp_ms[-1]) / 1000
+        self.metrics.lag_seconds.labels(*labels).set(max(0.0, seconds))
 
     def _show_clocks(self, routes: Iterable[StreamRoute]) -> None:
         for route in routes:
