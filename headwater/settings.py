@@ -51,8 +51,13 @@ class Settings:
     kafka_client: str = _setting(
         "HEADWATER_KAFKA_CLIENT",
         "kafka-python",
-        "`kafka-python` or `confluent-kafka` (faster; `pip install 'headwater[fast]'`)",
+        "`kafka-python`, or the faster `confluent-kafka` (pip install 'headwater[fast]')",
         _one_of("kafka-python", "confluent-kafka"),
+    )
+    kafka_config: str = _setting(
+        "HEADWATER_KAFKA_CONFIG",
+        "",
+        "properties file with Kafka's security options, see below",
     )
     group: str = _setting("HEADWATER_GROUP", "", "consumer group; default `headwater-<project>`")
     host: str = _setting("HEADWATER_HOST", "127.0.0.1", "address that the service listens on")

@@ -24,7 +24,7 @@ from headwater.online.sinks import Batch
 from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
 from ingest.checkpoint import Checkpoint, Jobs, Written
-from ingest.clients import open_consumer
+from ingest.clients import open_consumer, read_options
 from ingest.judge import NO_TIME
 from ingest.metrics import Metrics
 from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
@@ -70,7 +70,13 @@ class Worker:
         self._wrote = self._saved = self._looked = time.monotonic()
         self._load()
         self.status = Status(writer, self.metrics)
-        self.consumer: Consumer = open_consumer(settings.kafka_client, self._servers, self._group)
+        config = settings.kafka_config
+        self.consumer: Consumer = open_consumer(
+            settings.kafka_client,
+            self._servers,
+            self._group,
+            read_options(Path(config)) if config else {},
+        )
 
     def _load(self) -> None:
         self._fingerprint = catalog_cache.fingerprint(self.repo)
