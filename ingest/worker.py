@@ -28,8 +28,10 @@ from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
 from headwater.windows import WindowProgram
 from ingest import broker
-from ingest.decode import Decoded, JsonDecoder
+from ingest.decoders import Decoded, make_decoder
 from ingest.metrics import Metrics
+from ingest.records import PackedRecords
+from ingest.records import TopicPartition as Place
 
 logger = logging.getLogger("headwater.ingest")
 NO_TIME = -(2**62)
@@ -39,14 +41,16 @@ class StreamRoute:
     """One Kafka source: how it is decoded, which views it feeds, where its log is."""
 
     def __init__(
-        self, catalog: Catalog, stream: StreamSourcePlan, writer: OnlineWriter, cache_keys: int
+        self, catalog: Catalog, stream: StreamSourcePlan, writer: OnlineWriter, settings: Settings
     ) -> None:
         self.stream = stream
-        self.decoder = JsonDecoder(stream)
+        self.decoder = make_decoder(stream, settings)
         views = catalog.views_of_stream(stream.name)
         self.views = views
         self.sinks: list[Sink] = [
-            make_sink(catalog.project, view, writer, cache_keys) for view in views if view.online
+            make_sink(catalog.project, view, writer, settings.state_cache_keys)
+            for view in views
+            if view.online
         ]
         only_windows = bool(views) and all(view.kind == "window" for view in views)
         self.programs = [WindowProgram.of(view) for view in views] if only_windows else []
@@ -90,7 +94,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         self._group = self.settings.group or f"headwater-{catalog.project}"
         routes: dict[str, list[StreamRoute]] = defaultdict(list)
         for stream in catalog.streams.values():
-            route = StreamRoute(catalog, stream, self.writer, self.settings.state_cache_keys)
+            route = StreamRoute(catalog, stream, self.writer, self.settings)
             for topic in stream.topics:
                 routes[topic].append(route)
             self._servers = self.settings.kafka_bootstrap_servers or stream.bootstrap_servers
@@ -160,9 +164,12 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         stamps = np.fromiter((r.timestamp * 1000 for r in records), np.int64, len(records))
         start = self._watermark(tp)
         newest = start
+        packed = PackedRecords.of(
+            Place(tp.topic, tp.partition), [r.value for r in records], offsets, stamps // 1000
+        )
         for route in self._routes[tp.topic]:
             with self.metrics.batch_seconds.labels("decode").time():
-                decoded = route.decoder.decode([r.value for r in records])
+                decoded = route.decoder.decode(packed)
             newest = max(newest, self._apply(route, tp, records, offsets, stamps, decoded, start))
         self._watermarks[tp] = newest
         self._positions[tp] = int(offsets[-1]) + 1
@@ -175,7 +182,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
     ) -> int:  # fmt: skip
         """One source's part of a batch; returns the partition's watermark after it."""
         rejected = [(at, "invalid", reason) for at, reason in decoded.rejected]
-        kept = np.array(decoded.kept, np.int64)
+        kept = decoded.kept
         ts = _micros(decoded.columns, route.decoder.event_time_column)
         ahead = ts > stamps[kept] + int(self.settings.max_future_seconds * 1e6)
         rejected += [
