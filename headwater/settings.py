@@ -32,6 +32,7 @@ def _matches(words: str, pattern: str) -> Wanted:
 
 
 _URL = _matches("redis://HOST:PORT/DB or rediss://... or unix://...", r"(rediss?|unix)://\S+")
+_HTTP_URL = _matches("http[s]://[USER:PASSWORD@]HOST[:PORT]", r"https?://\S+")
 _BROKERS = _matches("HOST:PORT, or several with commas between", r"[^\s,:]+:\d+(,[^\s,:]+:\d+)*")
 _SIZE = _matches("a size such as 4GB", r"\d+(\.\d+)? ?[KMGT]i?B")
 _PORT: Wanted = ("a port, 1 to 65535", lambda n: 0 < n < 65536)
@@ -58,6 +59,12 @@ class Settings:
         "HEADWATER_KAFKA_CONFIG",
         "",
         "properties file with Kafka's security options, see below",
+    )
+    schema_registry_url: str = _setting(
+        "HEADWATER_SCHEMA_REGISTRY_URL",
+        "",
+        "Confluent's schema registry for framed Avro, `http[s]://[USER:PASSWORD@]HOST[:PORT]`",
+        _HTTP_URL,
     )
     group: str = _setting("HEADWATER_GROUP", "", "consumer group; default `headwater-<project>`")
     host: str = _setting("HEADWATER_HOST", "127.0.0.1", "address that the service listens on")
