@@ -29,6 +29,7 @@ from headwater.online.progress import Place, Progress, history
 from headwater.online.sinks import Batch, Sink, make_sink
 from headwater.online.writer import OnlineWriter
 from headwater.rebuild.gaps import by_stream, history_cut, missing, stream_views
+from headwater.rebuild.lock import RebuildLock
 from headwater.windows import Int64
 
 NO_TIME = -(2**62)
@@ -64,18 +65,26 @@ class Rebuilder:
         self._catalog, self._views = catalog, stream_views(catalog, views)
         self._writer = OnlineWriter(client, catalog.project)
         self._progress = Progress(client, catalog.project)
+        self._lock = RebuildLock(client, catalog.project)
         self._report = report or (lambda view, rows: None)
         self._cache_keys = cache_keys
         self._window_rows, self._write_rows = window_rows, write_rows
         self._again = False
 
-    def run(self) -> int:
+    def run(self, reset: bool = False) -> int:
         """Fill what is missing, up to the ends of the logs; returns the rows folded.
 
-        A log that grows meanwhile is followed while there is much to do; the little that is left
-        is a running worker's. Raises StoreUnavailableError where Redis is down: what was written
-        stays, and another run goes on from there.
+        reset: first put the progress back to the beginning and delete the state. A log that grows
+        meanwhile is followed while there is much to do; the little that is left is a running
+        worker's. Raises RebuildBusyError where another rebuild runs, and StoreUnavailableError
+        where Redis is down: what was written stays, and another run goes on from there.
         """
+        with self._lock:
+            if reset:
+                self._reset(self._views)
+            return self._follow()
+
+    def _follow(self) -> int:
         total = 0
         while True:
             self._again, rows = False, 0
@@ -86,14 +95,11 @@ class Rebuilder:
             if rows < self._window_rows and not self._again:
                 return total
 
-    def reset(self) -> None:
-        """Put the views' progress back to the beginning, then delete their state."""
-        self._reset(self._views)
-
     def _names(self) -> list[str]:
         return [view.name for view in self._views]
 
     def _reset(self, views: Sequence[ViewPlan]) -> None:
+        """Put the views' progress back to the beginning, then delete their state."""
         prefixes = {self._prefix(view) for view in views}
         left: dict[Place, int | None] = {
             place: held for place, held in self._progress.all().items() if place.prefix in prefixes
@@ -104,7 +110,7 @@ class Rebuilder:
                 {place: (held, 0 if place.topic else None) for place, held in left.items()}
             )
         for prefix in prefixes:
-            self._writer.delete_prefix(prefix)
+            self._writer.delete_prefix(prefix, self._lock.unlink)
 
     def _prefix(self, view: ViewPlan) -> bytes:
         return key_prefix(self._catalog.project, view)
@@ -131,10 +137,13 @@ class Rebuilder:
         """One partition's rows for the views that lack some of them."""
         places = {view.name: Place(self._prefix(view), *part) for view in views}
         held = self._progress.read(list(places.values()))
+        # Something must stand there for its loss to be seen.
+        new = [place for place in places.values() if place not in held]
+        self._again |= bool(self._progress.move(dict.fromkeys(new, (None, 0))))
         targets = [
-            _Target(self._sink(view), places[view.name], at, at or 0)
+            _Target(self._sink(view), places[view.name], at, at)
             for view in views
-            if (at := held.get(places[view.name])) is None or at < end
+            if (at := held.get(places[view.name], 0)) < end
         ]
         total, unwritten, watermark = 0, 0, NO_TIME
         start = min((t.reached for t in targets), default=end)
