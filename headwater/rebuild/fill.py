@@ -26,7 +26,7 @@ from headwater.offline.replay import (
     read_history,
 )
 from headwater.online.progress import Place, Progress, history
-from headwater.online.sinks import Batch, Sink, make_sink
+from headwater.online.sinks import Batch, Sink, make_sink, write
 from headwater.online.writer import OnlineWriter
 from headwater.rebuild.gaps import by_stream, history_cut, missing, stream_views
 from headwater.rebuild.lock import RebuildLock
@@ -34,9 +34,9 @@ from headwater.windows import Int64
 
 NO_TIME = -(2**62)
 #: A history's progress while it is being folded is this and its cut.
-_BEGUN = -(2**63)
+_BEGUN = -3 * 2**61
 #: Rows read at once, and rows folded between two writes.
-WINDOW_ROWS, WRITE_ROWS = 500_000, 2_000_000
+WINDOW_ROWS, WRITE_ROWS = 500_000, 1_000_000
 
 #: (view, rows of it that are now whole since the last report).
 Report = Callable[[str, int], None]
@@ -59,7 +59,7 @@ class Rebuilder:
 
     def __init__(
         self, catalog: Catalog, client: redis.Redis, views: Iterable[str] | None = None,
-        report: Report | None = None, cache_keys: int = 1_000_000,
+        report: Report | None = None, cache_bytes: int = 512 << 20,
         window_rows: int = WINDOW_ROWS, write_rows: int = WRITE_ROWS,
     ) -> None:  # fmt: skip
         self._catalog, self._views = catalog, stream_views(catalog, views)
@@ -67,7 +67,7 @@ class Rebuilder:
         self._progress = Progress(client, catalog.project)
         self._lock = RebuildLock(client, catalog.project)
         self._report = report or (lambda view, rows: None)
-        self._cache_keys = cache_keys
+        self._cache_bytes = cache_bytes
         self._window_rows, self._write_rows = window_rows, write_rows
         self._again = False
 
@@ -195,8 +195,7 @@ class Rebuilder:
         """Write what was folded and move the progress; returns the targets that can go on."""
         held = self._progress.read([t.place for t in targets])
         sound = [t for t in targets if held.get(t.place) == t.believed]
-        for target in sound:
-            target.sink.write()
+        write([target.sink for target in sound], self._writer)
         moved = {t.place: (t.believed, t.reached) for t in sound}
         differ = self._progress.move(moved)
         clocks = {("online", t.sink.view.name): t.newest_us for t in sound if t.newest_us > NO_TIME}
@@ -205,11 +204,12 @@ class Rebuilder:
         for target in targets:
             if target.place in moved and target.place not in differ:
                 target.believed = target.reached
+                target.sink.trim(self._cache_bytes)
                 self._report(target.sink.view.name, target.rows)
             else:
                 # A worker has taken over, another rebuild was ahead, or the state was lost.
                 now = differ.get(target.place, held.get(target.place))
-                target.sink.forget()
+                target.sink.forget(target.place[1:])
                 if now is None or now < target.reached:
                     self._again = True
                     continue
@@ -253,4 +253,4 @@ class Rebuilder:
         return total + unwritten
 
     def _sink(self, view: ViewPlan) -> Sink:
-        return make_sink(self._catalog.project, view, self._writer, self._cache_keys)
+        return make_sink(self._catalog.project, view, self._writer)

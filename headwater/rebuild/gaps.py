@@ -12,7 +12,7 @@ from headwater.offline.replay import LogReader
 from headwater.online.progress import Place, Progress, history
 
 #: A history counts before the log's first event time, its cut: this while the log has no event.
-NO_CUT = 2**62
+NO_CUT = 2**61
 
 
 class Gap(NamedTuple):

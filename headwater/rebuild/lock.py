@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -48,10 +49,8 @@ class RebuildLock:
         self._done.set()
         self._renewal.join()
         # Where Redis is down the lock ends by itself.
-        try:
+        with contextlib.suppress(redis.RedisError):
             self._extend([self._key], [self._token, 0])
-        except redis.RedisError:
-            pass
 
     def unlink(self, keys: Sequence[bytes]) -> int:
         """Delete keys; returns how many there were. RebuildBusyError when the lock was lost."""
