@@ -146,6 +146,8 @@ class WindowStates:
         folder = self.program.sketches
         columns = [batch.columns[name] for name in folder.columns]
         fresh = np.flatnonzero(batch.offset > self._slots[key, arena.APPLIED])
+        if not len(fresh):
+            return
         order = fresh[np.argsort(key[fresh], kind="stable")]
         keys, starts = np.unique(key[order], return_index=True)
         seq = (batch.source & 0xFFFF) << 48 | batch.offset
@@ -216,6 +218,8 @@ class WindowStates:
 
     def shrink(self) -> None:
         """Forget the half of the keys that was not used for longest; none may be dirty."""
+        if not self._keys.size:
+            return
         used = self._slots[: self._keys.size, arena.USED]
         kept = np.flatnonzero(used > np.median(used))
         sections, names = self.section_bytes(kept), self.texts(kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
@@ -159,17 +159,22 @@ class OnlineWriter:
             clocks[stage, view] = int(value)
         return clocks
 
-    def delete_prefix(self, prefix: bytes) -> int:
-        """Delete every key of one view's prefix and no other; returns how many there were."""
-        pattern = bytes(prefix) + b"{*"
+    def delete_prefix(
+        self, prefix: bytes, unlink: Callable[[Sequence[bytes]], int] | None = None
+    ) -> int:
+        """Delete every key of one view's prefix and no other; returns how many there were.
+
+        unlink: deletes some keys and returns how many there were, in place of Redis's UNLINK.
+        """
+        delete: Any = unlink or (lambda keys: self.client.unlink(*keys))
         deleted = 0
         with store_errors():
             batch: list[bytes] = []
-            for key in self.client.scan_iter(match=pattern, count=1000):
+            for key in self.client.scan_iter(match=bytes(prefix) + b"{*", count=1000):
                 batch.append(key)
                 if len(batch) == CHUNK:
-                    deleted += int(self.client.unlink(*batch))
+                    deleted += int(delete(batch))
                     batch = []
             if batch:
-                deleted += int(self.client.unlink(*batch))
+                deleted += int(delete(batch))
         return deleted
