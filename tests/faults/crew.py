@@ -65,6 +65,12 @@ class Crew:
         self.kills += 1
         self.evict(self.workers.pop(worker))
 
+    def leave(self, worker: Worker) -> None:
+        """SIGTERM: it commits and leaves the group."""
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(END_SECONDS) == 0, "a worker that was asked to stop failed"
+        self.workers.pop(worker)
+
     def freeze(self, worker: Worker) -> None:
         """SIGSTOP until the session is over: the group gives its partitions to others."""
         worker.send_signal(signal.SIGSTOP)
