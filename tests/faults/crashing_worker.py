@@ -18,51 +18,68 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: Step -> (when, the functions that do it, as module:class.function).
-STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "poll": ("after", ("kafka:KafkaConsumer.poll",)),
-    "decode": ("after", ("ingest.decode:JsonDecoder.decode",)),
-    "before-fold": ("before", ("headwater.windows:WindowProgram.fold",)),
-    "after-fold": ("after", ("headwater.windows:WindowProgram.fold",)),
-    "before-windows": ("before", ("headwater.online.writer:OnlineWriter.write_sections",)),
-    "amid-windows": ("amid", ("headwater.online.writer:OnlineWriter.write_sections",)),
-    "after-windows": ("after", ("headwater.online.writer:OnlineWriter.write_sections",)),
-    "before-rows": ("before", ("headwater.online.writer:OnlineWriter.write_rows",)),
-    "after-rows": ("after", ("headwater.online.writer:OnlineWriter.write_rows",)),
-    "before-log": ("before", ("headwater.offline.log:EventLog.append",)),
-    "amid-log": ("files", ("headwater.offline.log:write_deltalake",)),
-    "after-log": ("after", ("headwater.offline.log:EventLog.append",)),
-    "before-commit": ("before", ("kafka:KafkaConsumer.commit",)),
-    "after-commit": ("after", ("kafka:KafkaConsumer.commit",)),
-    "dead-letter": ("after", ("kafka:KafkaProducer.send",)),
-}
+_CONSUMER = "ingest.clients.kafka_python:KafkaPythonConsumer"
+_TRANSACTION = "ingest.clients.dead_letters:TransactionalProducer"
+#: Step -> (when, the function that does it, as module:class.function).
+STEPS: dict[str, tuple[str, str]] = {
+    "poll": ("after-some", f"{_CONSUMER}.poll"),
+    "decode": ("after", "ingest.decoders.json:JsonDecoder.decode"),
+    "before-fold": ("before", "headwater.states:WindowStates.fold"),
+    "after-fold": ("after", "headwater.states:WindowStates.fold"),
+    "before-redis": ("before", "headwater.online.writer:OnlineWriter._run"),
+    "amid-redis": ("amid", "redis.connection:AbstractConnection.send_packed_command"),
+    "after-redis": ("after", "headwater.online.writer:OnlineWriter._run"),
+    "before-progress": ("before", "headwater.online.progress:Progress.move"),
+    "after-progress": ("after", "headwater.online.progress:Progress.move"),
+    "before-log": ("before", "headwater.offline.log:EventLog.append"),
+    "amid-log": ("files", "headwater.offline.log:write_deltalake"),
+    "after-log": ("after", "headwater.offline.log:EventLog.append"),
+    "before-commit": ("before", f"{_CONSUMER}.commit"),
+    "after-commit": ("after", f"{_CONSUMER}.commit"),
+    "before-dead-letters": ("before", f"{_TRANSACTION}.commit"),
+    "amid-dead-letters": (
+        "before", "kafka.producer.transaction_manager:TransactionManager.begin_commit"
+    ),
+    "after-dead-letters": ("after", f"{_TRANSACTION}.commit"),
+}  # fmt: skip
 
 
-def die() -> None:
+def die() -> Any:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wrapped(function: Callable[..., Any], when: str, count: list[int]) -> Callable[..., Any]:
-    """The function with a death before, amid or after the call that brings the count to 0."""
+def wrapped(function: Callable[..., Any], when: str, n: int) -> Callable[..., Any]:
+    """The function with a death before, amid or after its n-th call (that returns something)."""
+    calls = 0
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        count[0] -= 1
-        last = count[0] == 0
-        if last and when == "before":
+        nonlocal calls
+        if when == "after-some":
+            result = function(*args, **kwargs)
+            calls += bool(result)
+            return die() if calls == n else result
+        calls += 1
+        if calls == n:
+            if when == "before":
+                die()
+            if when == "amid":
+                send_half(function, *args)
+            if when == "files":
+                threading.Thread(target=die_at_a_new_file, args=(args[0].table_uri,)).start()
+            function(*args, **kwargs)
             die()
-        if last and when == "amid":
-            # Half of what was to be written in this call is.
-            writer, keys, values = args
-            function(writer, keys[: len(keys) // 2], values[: len(keys) // 2])
-            die()
-        if last and when == "files":
-            threading.Thread(target=die_at_a_new_file, args=(args[0].table_uri,)).start()
-        result = function(*args, **kwargs)
-        if last and when in {"after", "files"}:
-            die()
-        return result
+        return function(*args, **kwargs)
 
     return call
+
+
+def send_half(send: Callable[..., Any], connection: Any, command: Any, *rest: Any) -> None:
+    """Half of what was to be sent to Redis in one go is, and was done."""
+    parts = [command] if isinstance(command, bytes | str) else list(command)
+    data = b"".join(part.encode() if isinstance(part, str) else bytes(part) for part in parts)
+    send(connection, [data[: len(data) // 2]], *rest)
+    time.sleep(0.05)
+    die()
 
 
 def die_at_a_new_file(uri: str) -> None:
@@ -76,15 +93,13 @@ def die_at_a_new_file(uri: str) -> None:
 
 def arm(crash: str) -> None:
     step, _, n = crash.partition(":")
-    when, targets = STEPS[step]
-    count = [int(n or 1)]
-    for target in targets:
-        module, _, path = target.partition(":")
-        owner: Any = importlib.import_module(module)
-        *parents, name = path.split(".")
-        for parent in parents:
-            owner = getattr(owner, parent)
-        setattr(owner, name, wrapped(getattr(owner, name), when, count))
+    when, target = STEPS[step]
+    module, _, path = target.partition(":")
+    owner: Any = importlib.import_module(module)
+    *parents, name = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    setattr(owner, name, wrapped(getattr(owner, name), when, int(n)))
 
 
 def bend_clock(file: Path) -> None:

@@ -18,7 +18,7 @@ from headwater.offline.sources import read_log
 from tests.processes import Programs
 
 Worker = subprocess.Popen[bytes]
-END_SECONDS = 180.0
+END_SECONDS = 60.0
 
 
 class Crew:

@@ -54,18 +54,15 @@ class Verdict(NamedTuple):
 
 def read_topic(bootstrap: str, topic: str) -> list[Message]:
     """All committed records of a topic, in offset order within each partition."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap, isolation_level="read_committed", enable_auto_commit=False,
-        max_poll_records=10_000,
-    )  # fmt: skip
     found: list[Message] = []
+    consumer = _consumer(bootstrap, "read_committed")
     try:
         parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+        ends = _ends(bootstrap, parts)
         consumer.assign(parts)
         consumer.seek_to_beginning()
-        ends = consumer.end_offsets(parts) if parts else {}
         while any(consumer.position(tp) < end for tp, end in ends.items()):
-            for records in consumer.poll(1000).values():
+            for records in consumer.poll(1000, 10_000).values():
                 found += [
                     Message(
                         r.topic, r.partition, r.offset, r.timestamp, r.key, r.value,
@@ -76,6 +73,21 @@ def read_topic(bootstrap: str, topic: str) -> list[Message]:
     finally:
         consumer.close()
     return sorted(found, key=lambda m: m.place)
+
+
+def _ends(bootstrap: str, parts: list[TopicPartition]) -> dict[TopicPartition, int]:
+    """Past transactions that a killed worker left open too: the broker will abort them."""
+    consumer = _consumer(bootstrap, "read_uncommitted")
+    try:
+        return consumer.end_offsets(parts) if parts else {}
+    finally:
+        consumer.close()
+
+
+def _consumer(bootstrap: str, isolation: str) -> KafkaConsumer:
+    return KafkaConsumer(
+        bootstrap_servers=bootstrap, isolation_level=isolation, enable_auto_commit=False
+    )
 
 
 def judge(stream: StreamSourcePlan, views: list[ViewPlan], messages: list[Message]) -> Verdict:
@@ -96,9 +108,20 @@ def judge(stream: StreamSourcePlan, views: list[ViewPlan], messages: list[Messag
         if ts < oldest(stream, views, watermark):
             verdict.rejected.append((message, "late"))
             continue
+        if keyless(views, fields):
+            verdict.rejected.append((message, "invalid"))
+            continue
         created = fields.get(stream.created_field) or 0
         verdict.accepted.append(Event(message, ts, created, fields))
     return verdict
+
+
+def keyless(views: list[ViewPlan], fields: dict[str, Any]) -> bool:
+    """No view can say whose event this is; a transformation may make the key."""
+    return all(
+        view.udf is None and any(fields[key.name] is None for key in view.join_keys)
+        for view in views
+    )
 
 
 def oldest(stream: StreamSourcePlan, views: list[ViewPlan], watermark: int) -> int:
