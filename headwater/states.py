@@ -142,6 +142,8 @@ class WindowStates:
         folder = self.program.sketches
         columns = [batch.columns[name] for name in folder.columns]
         fresh = np.flatnonzero(batch.offset > self._slots[key, arena.APPLIED])
+        if not len(fresh):
+            return
         order = fresh[np.argsort(key[fresh], kind="stable")]
         keys, starts = np.unique(key[order], return_index=True)
         seq = (batch.source & 0xFFFF) << 48 | batch.offset
