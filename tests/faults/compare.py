@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,21 +42,25 @@ class Compared:
         return ", ".join(f"{name} {count:,}" for name, count in vars(self).items())
 
 
-def compare(repo: Path, bootstrap: str, client: redis.Redis) -> Compared:
+def compare(
+    repo: Path, read_topic: Callable[[str], list[truth.Message]], client: redis.Redis
+) -> Compared:
     """Everything that came of the topics' messages. Raises AssertionError with what differs."""
     catalog = catalog_cache.load(repo)
     done = Compared()
     for stream in catalog.streams.values():
         views = list(catalog.views_of_stream(stream.name))
-        messages = [m for t in stream.topics for m in truth.read_topic(bootstrap, t)]
+        messages = [m for t in stream.topics for m in read_topic(t)]
         verdict = truth.judge(stream, views, messages)
         done.messages += len(messages)
         done.accepted += len(verdict.accepted)
         done.rejected += len(verdict.rejected)
         done.logged += _compare_log(stream, verdict)
-        done.dead += _compare_dead(stream, verdict, bootstrap)
+        done.dead += _compare_dead(stream, verdict, read_topic)
         for view in views:
             entities = truth.of_entities(view, verdict.accepted)
+            if not entities:
+                continue
             if view.kind == "row":
                 done.rows += _compare_rows(catalog, view, entities, client)
             else:
@@ -85,11 +90,14 @@ def _compare_log(stream: StreamSourcePlan, verdict: truth.Verdict) -> int:
     return log.num_rows
 
 
-def _compare_dead(stream: StreamSourcePlan, verdict: truth.Verdict, bootstrap: str) -> int:
+def _compare_dead(
+    stream: StreamSourcePlan, verdict: truth.Verdict,
+    read_topic: Callable[[str], list[truth.Message]],
+) -> int:  # fmt: skip
     """Each rejected message is a dead letter once: its bytes, key and headers, and the reason."""
     found: Counter[Any] = Counter()
     for topic in stream.topics:
-        for letter in truth.read_topic(bootstrap, f"{topic}.dead-letter"):
+        for letter in read_topic(f"{topic}.dead-letter"):
             ours = {k: v.decode() for k, v in letter.headers if k.startswith("headwater-")}
             own = tuple((k, v) for k, v in letter.headers if not k.startswith("headwater-"))
             place = (ours["headwater-topic"], int(ours["headwater-partition"]),

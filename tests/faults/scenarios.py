@@ -44,6 +44,7 @@ Fault = Callable[[Stage], None]
 def sigkill(stage: Stage) -> None:
     (worker,) = stage.crew.workers
     stage.send()
+    stage.crew.working()
     stage.pause()
     stage.crew.kill(worker)
     stage.crew.start()

@@ -7,13 +7,14 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 import redis
 
 from headwater.local import LocalKafka, LocalRedis
-from tests.faults import project
+from tests.faults import project, truth
 from tests.faults.compare import Compared, compare
 from tests.faults.crew import Crew
 from tests.faults.feed import Feed
@@ -57,6 +58,6 @@ def _unmount(folder: Path) -> None:
 def compared(stage: Stage) -> Compared:
     """Everything that came of a stage's events, compared; what was counted is shown by `-rP`."""
     with redis.Redis.from_url(stage.redis.url) as client:
-        found = compare(stage.crew.repo, stage.kafka.bootstrap, client)
+        found = compare(stage.crew.repo, partial(truth.read_topic, stage.kafka.bootstrap), client)
     print(f"kills {stage.crew.kills}, replaced {stage.crew.replaced}, {found}")  # noqa: T201
     return found
