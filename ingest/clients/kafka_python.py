@@ -76,6 +76,9 @@ class KafkaPythonConsumer:
         self._producer: TransactionalProducer | None = None
 
     def subscribe(self, topics: Sequence[str]) -> None:
+        # A leader that does not know a topic's partitions yet hands out none of them.
+        for topic in topics:
+            self.partitions(topic)
         self._client.subscribe(list(topics), listener=self._listener)
 
     def poll(self, timeout_seconds: float, max_records: int) -> list[Records]:
