@@ -17,13 +17,22 @@ from typing import Any
 import msgspec
 
 from headwater import catalog_cache
-from headwater.errors import FencedError, HeadwaterError, LogConflictError, StoreUnavailableError
+from headwater.errors import (
+    FencedError,
+    HeadwaterError,
+    LogConflictError,
+    RebuildBusyError,
+    StoreUnavailableError,
+)
 from headwater.online.expiry import Sweeper
 from headwater.online.progress import Place, Progress
 from headwater.online.sinks import Batch
 from headwater.online.writer import OnlineWriter
+from headwater.rebuild.fill import Rebuilder
+from headwater.rebuild.gaps import missing
 from headwater.settings import Settings
 from ingest.checkpoint import Checkpoint, Jobs, Written
+from ingest.chores import Chores
 from ingest.clients import open_consumer, read_options
 from ingest.judge import NO_TIME
 from ingest.metrics import Metrics
@@ -41,6 +50,10 @@ SWEEP_SECONDS = 0.003
 BACK_OFF_SECONDS = 0.5
 #: Offsets that a rebuilt view may be behind to be brought up by the worker itself.
 TAKEOVER_OFFSETS = 1_000_000
+#: What fills larger gaps, and what keeps the log in shape, beside the worker.
+REBUILD, CLI = "headwater.rebuild", "headwater.cli"
+#: Time between two looks at the log's files and at the sources' histories.
+UPKEEP_SECONDS = 120.0
 
 
 class Saved(msgspec.Struct):
@@ -61,13 +74,13 @@ class Worker:
         self._positions: dict[TopicPartition, int] = {}
         self._watermarks: dict[TopicPartition, int] = {}
         self._dead: list[tuple[TopicPartition, DeadLetter]] = []
-        self._jobs = Jobs()
+        self._jobs, self._chores = Jobs(), Chores(repo)
         self._written: Written | None = None
         self._checkpoint: Checkpoint | None = None
         self._clean = True
         self._behind = False
         self._rows = 0
-        self._wrote = self._saved = self._looked = time.monotonic()
+        self._wrote = self._saved = self._looked = self._upkeep_at = time.monotonic()
         self._load()
         self.status = Status(writer, self.metrics)
         config = settings.kafka_config
@@ -128,6 +141,7 @@ class Worker:
         if self.stopping:
             self._last_flush()
         self._jobs.close()
+        self._chores.close()
         self.consumer.close()
 
     def _last_flush(self) -> None:
@@ -363,6 +377,9 @@ class Worker:
         self._bring_up()
         self._trim()
         self._sweep()
+        if time.monotonic() >= self._upkeep_at:
+            self._upkeep_at = time.monotonic() + UPKEEP_SECONDS
+            self._upkeep()
         try:
             changed = catalog_cache.fingerprint(self.repo) != self._fingerprint
         except (HeadwaterError, OSError) as error:
@@ -397,8 +414,51 @@ class Worker:
         while time.monotonic() < until:
             self._sweeper.step(time.time_ns() // 1000)
 
+    def _upkeep(self) -> None:
+        """Start what keeps the log in shape, and what folds histories that are not folded yet."""
+        if self.settings.log == "on":
+            self._chores.start(CLI, "compact")
+        gaps = missing(self.catalog, self._progress) if self._has_history() else []
+        if any(gap.is_history for gap in gaps):
+            self._chores.start(REBUILD)
+
+    def _has_history(self) -> bool:
+        return any(route.stream.history is not None for route in self.routes)
+
     def _bring_up(self) -> None:
         """Take over the pending views that were rebuilt so far that little is missing."""
+        if not self._takeover.pending or self._chores.running(REBUILD):
+            return
+        self.flush()
+        gaps = self._gaps()
+        if max(gaps.values()) > TAKEOVER_OFFSETS:
+            self._chores.start(REBUILD)
+            return
+        views = {self._view_of(place) for place, gap in gaps.items() if gap > 0}
+        try:
+            if views:
+                Rebuilder(self.catalog, self.writer.client, sorted(views)).run()
+        except RebuildBusyError:
+            return  # another process is at it; look again in a second
+        held = self._takeover.held()
+        for place, gap in self._gaps().items():
+            if gap <= 0:
+                self._takeover.take(place, held.get(place))
+                logger.info(
+                    "view %s is whole for %s-%d",
+                    self._view_of(place), place.topic, place.partition,
+                )  # fmt: skip
+
+    def _gaps(self) -> dict[Place, int]:
+        """Of each pending view, the offsets that the log holds and its state lacks."""
+        held = self._takeover.held()
+        ends = {
+            Place(sink.prefix, *tp): min(at, route.log_end(tp))
+            for tp, at in self._positions.items()
+            for route in self._routes.get(tp.topic, ())
+            for sink in route.sinks
+        }
+        return {place: ends[place] - held.get(place, 0) for place in self._takeover.pending}
 
 
 def _dead_letter(records: Records, at: int, kind: str, reason: str) -> DeadLetter:

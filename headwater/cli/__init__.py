@@ -90,6 +90,69 @@ def ingest(
 
 
 @app.command()
+def wait(
+    topic: Annotated[str, typer.Option(help="Kafka topic")],
+    partition: Annotated[int, typer.Option(help="its partition")],
+    offset: Annotated[int, typer.Option(help="the event's offset")],
+    repo: Repo = REPO,
+    timeout: Annotated[float, typer.Option(help="longest wait, seconds")] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Wait until an event can be served; exit code 1 when it takes too long."""
+    from headwater.online import receipts
+    from headwater.online.progress import Progress
+
+    catalog, writer = _store(repo)
+    start = time.monotonic()
+    progress = Progress(writer.client, catalog.project)
+    done = receipts.wait(catalog, progress, topic, partition, offset, timeout)
+    seconds = time.monotonic() - start
+    if as_json:
+        typer.echo(json.dumps({"servable": done, "seconds": round(seconds, 3)}))
+    elif done:
+        console.print(f"{topic}-{partition}@{offset} is servable (waited {seconds:.2f} s).")
+    else:
+        console.print(f"{topic}-{partition}@{offset} is not servable after {seconds:.1f} s.")
+    if not done:
+        raise typer.Exit(1)
+
+
+dead_letters = typer.Typer(help="What workers rejected: list it, send it again.")
+app.add_typer(dead_letters, name="dead-letters")
+Topic = Annotated[str, typer.Option(help="only of this source topic")]
+Kind = Annotated[str, typer.Option(help="only of this kind: invalid, future, late, udf")]
+
+
+@dead_letters.command("list")
+def dead_letters_list(
+    repo: Repo = REPO,
+    topic: Topic = "",
+    kind: Kind = "",
+    limit: Annotated[int, typer.Option(help="at most so many; 0 is all")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show rejected messages with the reason; with --json one object a line."""
+    _dead_letters("list", repo, topic, kind, as_json, "--limit", str(limit))
+
+
+@dead_letters.command("replay")
+def dead_letters_replay(
+    repo: Repo = REPO, topic: Topic = "", kind: Kind = "", as_json: AsJson = False
+) -> None:
+    """Send rejected messages to their topics again, each exactly once."""
+    _dead_letters("replay", repo, topic, kind, as_json)
+
+
+def _dead_letters(
+    action: str, repo: Path, topic: str, kind: str, as_json: bool, *more: str
+) -> None:
+    words = [action, *(["--topic", topic] if topic else []), *(["--kind", kind] if kind else [])]
+    words += [*(["--json"] if as_json else []), *more]
+    command = _program("ingest.dead_letters", repo, *words)
+    os.execv(sys.executable, command)  # noqa: S606 (no shell is involved)
+
+
+@app.command()
 def serve(repo: Repo = REPO) -> None:
     """Run the HTTP service (port 6566)."""
     os.execv(sys.executable, _program("service", repo))  # noqa: S606 (no shell is involved)

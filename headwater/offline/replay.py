@@ -21,7 +21,8 @@ from deltalake.exceptions import TableNotFoundError
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import StreamSourcePlan
 from headwater.errors import HeadwaterError
-from headwater.offline.log import OFFSET, PARTITION, TOPIC, log_schema
+from headwater.offline.data_files import OFFSET, PARTITION, TOPIC
+from headwater.offline.log import log_schema
 from headwater.offline.sources import connect, normalised, quoted, relation
 from headwater.windows import Int64
 

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import BatchSourcePlan, Catalog, StreamSourcePlan, ViewPlan
 from headwater.errors import HeadwaterError
-from headwater.offline.log import OFFSET, PARTITION, TOPIC, delta_files
+from headwater.offline.data_files import OFFSET, PARTITION, TOPIC
+from headwater.offline.log import delta_files
 from headwater.transform import transform_events
 
 #: What a view's rows are called inside the joins, whatever its features are called.
