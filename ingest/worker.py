@@ -31,7 +31,7 @@ from headwater.online.writer import OnlineWriter
 from headwater.rebuild.fill import Rebuilder
 from headwater.rebuild.gaps import missing
 from headwater.settings import Settings
-from ingest.checkpoint import Checkpoint, Jobs, Written
+from ingest.checkpoint import Checkpoint, Jobs, Outcome, Written
 from ingest.chores import Chores
 from ingest.clients import open_consumer, read_options
 from ingest.judge import NO_TIME
@@ -80,6 +80,7 @@ class Worker:
         self._clean = True
         self._behind = False
         self._rows = 0
+        self._record_ms: list[int] = []
         self._wrote = self._saved = self._looked = self._upkeep_at = time.monotonic()
         self._load()
         self.status = Status(writer, self.metrics)
@@ -205,6 +206,7 @@ class Worker:
         self._dead.clear()
         self._positions.clear()
         self._rows = 0
+        self._record_ms = []
         for route in self.routes:
             route.forget()
         for tp in sorted(self.consumer.assignment()):
@@ -224,6 +226,7 @@ class Worker:
                     self._fold(route, taken.batch, now_us)
                 self.status.took(tp, taken)
             self._rows += len(records)
+            self._record_ms += [int(records.timestamp_ms[0]), int(records.timestamp_ms[-1])]
         self._watermarks[tp] = newest
         self._positions[tp] = records.next_offset
         self.status.reached(records, newest)
@@ -271,20 +274,24 @@ class Worker:
             if view.online and route.newest_us > NO_TIME
         }
 
-        def job() -> dict[Place, int | None]:
+        def job() -> Outcome:
             with self.metrics.step("redis"):
                 for one in commands:
                     self.writer.run(one)
                 self.writer.raise_clocks(clocks)
-                return self._progress.move(moves)
+                return Outcome(self._progress.move(moves), time.time())
 
-        self._written = Written(moves, self._jobs.redis(job))
+        record_ms, self._record_ms = self._record_ms, []
+        self._written = Written(moves, record_ms, self._jobs.redis(job))
 
     def _collect(self) -> None:
         """Wait for the write under way, and take note of what it found."""
         written, self._written = self._written, None
         if written is not None:
-            for place in self._takeover.moved(written.moves, written.result()):
+            done = written.result()
+            for record_ms in written.record_ms:
+                self.metrics.servable_seconds.observe(max(0.0, done.at - record_ms / 1000))
+            for place in self._takeover.moved(written.moves, done.differ):
                 logger.warning(
                     "Redis has lost the state of view %s for %s-%d; it is rebuilt from the log",
                     self._view_of(place), place.topic, place.partition,
@@ -373,7 +380,8 @@ class Worker:
     # -- once a second -----------------------------------------------------------------------------
 
     def _look_around(self) -> None:
-        self.status.publish()
+        self.status.jumped(self.consumer.jumps)
+        self.status.publish(self.routes)
         self._bring_up()
         self._trim()
         self._sweep()
@@ -402,7 +410,7 @@ class Worker:
 
     def _trim(self) -> None:
         limit = self.settings.state_cache_bytes
-        if any(sink.nbytes > limit for route in self.routes for sink in route.sinks):
+        if any(sink.held()[1] > limit for route in self.routes for sink in route.sinks):
             self._write_now()
             for route in self.routes:
                 for sink in route.sinks:

@@ -6,13 +6,11 @@ import json
 import os
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from headwater import catalog_cache
 from headwater.errors import HeadwaterError
@@ -191,27 +189,20 @@ def training_set(
 
 @app.command()
 def status(repo: Repo = REPO, as_json: AsJson = False) -> None:
-    """Freshness of every view; exit code 1 when an objective is missed."""
+    """Freshness of every view, and how far ingest is; exit code 1 when an objective is missed."""
+    from headwater.cli import status as shown
+
     catalog, writer = _store(repo)
-    clocks = writer.clocks()
     now = time.time()
-    rows = [freshness(view, clocks, now) for view in catalog.views.values()]
+    views = [freshness(view, writer.clocks(), now) for view in catalog.views.values()]
+    partitions = shown.partitions(catalog, writer, now)
     if as_json:
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps({"views": views, "partitions": partitions}))
     else:
-        table = Table("view", "newest event online", "age", "objective", "state")
-        for row in rows:
-            state = {True: "[green]fresh[/]", False: "[red]stale[/]", None: "no objective"}
-            newest = row["online_us"]
-            table.add_row(
-                row["feature_view"],
-                str(datetime.fromtimestamp(newest // 1_000_000, UTC)) if newest else "never",
-                f"{row['age_seconds']:,.0f} s" if newest else "-",
-                f"{row['slo_seconds']:,.0f} s" if row["slo_seconds"] else "-",
-                state[row["fresh"]],
-            )
-        console.print(table)
-    if any(row["fresh"] is False for row in rows):
+        console.print(shown.views_table(views))
+        if partitions:
+            console.print(shown.partitions_table(partitions))
+    if any(row["fresh"] is False for row in views):
         raise typer.Exit(1)
 
 

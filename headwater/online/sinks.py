@@ -84,9 +84,8 @@ class Sink(Protocol):
         """Drop what is in memory of one topic's partition, or of all."""
         ...
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that its states take in memory."""
+    def held(self, place: Place | None = None) -> tuple[int, int]:
+        """Keys and bytes in memory, of one partition or of all."""
         ...
 
     def trim(self, limit: int) -> None:
@@ -141,7 +140,9 @@ class RowSink:
         # Of each key its newest row: event time, created, partition, offset, row among the tables.
         self._newest = np.empty((0, 5), np.int64)
 
-    nbytes = 0
+    def held(self, place: Place | None = None) -> tuple[int, int]:
+        """None, once they are written."""
+        return 0, 0
 
     def trim(self, limit: int) -> None:
         """Nothing is kept once it is written."""
@@ -214,12 +215,12 @@ class WindowSink:
         else:
             self._states.pop(place, None)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(states.nbytes for states in self._states.values())
+    def held(self, place: Place | None = None) -> tuple[int, int]:
+        found = [s for at, s in self._states.items() if place is None or at == place]
+        return sum(map(len, found)), sum(states.nbytes for states in found)
 
     def trim(self, limit: int) -> None:
-        if self.nbytes > limit:
+        if self.held()[1] > limit:
             for states in self._states.values():
                 states.shrink()
 
