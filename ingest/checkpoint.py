@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -74,8 +74,19 @@ class Checkpoint:
     """Positions that may be committed, with the dead letters before them, once `jobs` are done."""
 
     positions: Mapping[TopicPartition, Committed]
-    dead: Sequence[DeadLetter]
+    dead: Sequence[tuple[TopicPartition, DeadLetter]]
     jobs: Sequence[Future[Any]]
+
+    def without(self, gone: Collection[TopicPartition]) -> Checkpoint:
+        """The rest, when partitions are somebody else's: they commit them, and bury their dead.
+
+        That holds also when a partition has come back since: it begins at its commit again.
+        """
+        return Checkpoint(
+            {tp: at for tp, at in self.positions.items() if tp not in gone},
+            [(tp, letter) for tp, letter in self.dead if tp not in gone],
+            self.jobs,
+        )
 
     @property
     def done(self) -> bool:

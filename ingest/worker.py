@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -187,9 +187,11 @@ class Worker:
         )
         self._positions[tp] = position
 
-    def _give_up(self, revoked: Iterable[TopicPartition]) -> None:
+    def _give_up(self, revoked: Collection[TopicPartition]) -> None:
         """Partitions are somebody else's: write what is pending (it is true), forget the rest."""
         self._write_now()
+        if self._checkpoint is not None:
+            self._checkpoint = self._checkpoint.without(revoked)
         for tp in revoked:
             self._positions.pop(tp, None)
             self._watermarks.pop(tp, None)
@@ -333,7 +335,7 @@ class Worker:
                 self.writer.raise_clocks(clocks)
 
         jobs.append(self._jobs.log(append))
-        self._checkpoint = Checkpoint(positions, [letter for _, letter in self._dead], jobs)
+        self._checkpoint = Checkpoint(positions, self._dead, jobs)
         self._dead = []
         self._rows = 0
 
@@ -345,9 +347,11 @@ class Worker:
         checkpoint.wait()
         self._collect()
         with self.metrics.step("commit"):
-            owned = {tp: at for tp, at in checkpoint.positions.items() if tp in self._positions}
-            self.consumer.commit(owned, checkpoint.dead)
-        self.status.committed(owned)
+            if checkpoint.positions:
+                self.consumer.commit(
+                    checkpoint.positions, [letter for _, letter in checkpoint.dead]
+                )
+        self.status.committed(checkpoint.positions)
         for route in self.routes:
             self.status.show(route, self._watermarks)
 

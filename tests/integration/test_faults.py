@@ -12,6 +12,8 @@ __all__ = ["make_stage", "template"]
 ROUNDS = {"sigkill": 4, "zombie": 1, "rebalance": 2, "clock_jump": 2}
 
 
+# kafka-python leaves the sockets to a killed broker to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("fault", scenarios.FAULTS)
 def test_after_faults_every_window_row_log_row_and_dead_letter_is_right(
     make_stage: MakeStage, fault: str

@@ -9,6 +9,8 @@ from tests.faults.stages import MakeStage, compared, make_stage, template
 
 __all__ = ["make_stage", "template"]
 
+# kafka-python leaves the sockets to a killed broker to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 ROUNDS = {
     "sigkill": 200, "zombie": 20, "rebalance": 30, "broker_restart": 10, "redis_restart": 20,
     "redis_emptied": 10, "redis_lost": 10, "redis_rewound": 10, "disk_full": 10, "clock_jump": 20,
