@@ -232,6 +232,20 @@ def settle(ops, levels, cuts, width, words, free, top, slots, heads, n_heads, no
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def relocate(width, words, slots, size, out):
+    """Copy every block into another arena, without gaps; returns the words in use there."""
+    top = np.int64(0)
+    for s in range(size):
+        slot = slots[s]
+        room = CAPACITY[slot[BLOCK]] * (1 + width)
+        for w in range(slot[TILES] * (1 + width)):
+            out[top + w] = words[slot[AT] + w]
+        slot[AT] = top
+        top += room
+    return top
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def section_sizes(ops, levels, cuts, width, columns, words, slots, which, sizes):
     """Words that the section of each key takes, after coarsening its tiles; sizes int64 [which]."""
     words_f = words.view(np.float64)

@@ -235,9 +235,18 @@ class WindowStates:
             self._heads = heads
 
     def _more_room(self) -> None:
-        used = int(self._top[0])
-        words = np.empty(max(used * 3 // 2, used + 4096 * self._stride), np.int64)
-        words[:used] = self._words[:used]
+        """A larger arena; blocks that were outgrown are left behind where they are many."""
+        size, used = self._keys.size, int(self._top[0])
+        blocks = self._slots[:size, arena.BLOCK]
+        live = int(arena.CAPACITY[blocks].sum()) * self._stride
+        gone = live < used * 2 // 3
+        room = live if gone else used
+        words = np.empty(room * 3 // 2 + 4096 * self._stride, np.int64)
+        if gone:
+            self._top[0] = arena.relocate(self.program.width, self._words, self._slots, size, words)
+            self._free[:] = -1
+        else:
+            words[:used] = self._words[:used]
         self._words = words
 
 
