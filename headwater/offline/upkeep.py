@@ -122,7 +122,8 @@ def _compact(stream: StreamSourcePlan, table: DeltaTable, group: Sequence[LogFil
         parts = _sorted(table, group, schema)
         file.write_all(schema, parts, compression="zstd", use_dictionary=True)
         actions = [file.added(event, False), *(_removed(f) for f in group)]
-        commit(table, actions, retries=50)
+        commit(table, schema, actions, retries=50)
+        table.update_incremental()
     except CommitFailedError:
         # Another process has compacted them; what it made is as good.
         file.delete()
