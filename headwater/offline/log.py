@@ -27,6 +27,11 @@ from headwater.offline.data_files import (
     commit,
 )
 
+__all__ = [
+    "ARRIVED", "OFFSET", "PARTITION", "TOPIC", "EventLog", "delta_files", "log_errors",
+    "log_schema",
+]  # fmt: skip
+
 #: Commits between two checkpoints: a table is opened from the newest one and the commits after it.
 CHECKPOINT_COMMITS = 100
 #: A worker commits every second: what only says how the table came about is kept for a day.

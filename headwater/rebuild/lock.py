@@ -55,7 +55,7 @@ class RebuildLock:
     def unlink(self, keys: Sequence[bytes]) -> int:
         """Delete keys; returns how many there were. RebuildBusyError when the lock was lost."""
         with store_errors():
-            found = int(self._unlink([self._key, *keys], [self._token]))  # type: ignore[arg-type]
+            found = int(self._unlink([self._key, *keys], [self._token]))
         if found < 0:
             raise self._busy()
         return found
