@@ -33,28 +33,93 @@ console = Console(highlight=False)
 @app.command()
 def plan(repo: Repo = REPO, as_json: AsJson = False) -> None:
     """Show what apply would add, change and remove, after checking it."""
-    from headwater.cli.apply import changes
+    from headwater.cli.apply import plan as make
+    from headwater.cli.rebuild import needs_backfill
 
-    _print_changes(changes(repo.resolve())[1], as_json)
+    found = make(repo.resolve())
+    needs = needs_backfill(found.catalog, Settings.from_env(os.environ))
+    _print_changes(found.changes, needs, as_json)
 
 
 @app.command()
-def apply(repo: Repo = REPO, as_json: AsJson = False) -> None:
-    """Check the definitions, show what changes, and write Feast's registry."""
+def apply(
+    repo: Repo = REPO,
+    backfill: Annotated[
+        bool, typer.Option(help="fill new stream views from the offline log before returning")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Check the definitions, show what changes, write Feast's registry, fill new stream views."""
     from headwater.cli.apply import apply as run
+    from headwater.cli.rebuild import after_apply
 
-    _print_changes(run(repo.resolve()), as_json)
+    found = run(repo.resolve())
+    _print_changes(found.changes, {}, as_json)
+    err = Console(stderr=True, highlight=False)
+    after_apply(found, Settings.from_env(os.environ), backfill, err if as_json else console, repo)
 
 
-def _print_changes(found: list[tuple[str, str, str]], as_json: bool) -> None:
+def _print_changes(found: list[tuple[str, str, str]], needs: dict[str, int], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps([{"change": c, "kind": k, "name": n} for c, k, n in found]))
+        rows: list[dict[str, Any]] = [
+            {"change": c, "kind": k, "name": n}
+            | ({"backfill_events": needs[n]} if k == "feature view" and n in needs else {})
+            for c, k, n in found
+        ]
+        typer.echo(json.dumps(rows))
         return
     signs = {"add": "[green]+[/]", "change": "[yellow]~[/]", "remove": "[red]-[/]"}
     for change, kind, name in found:
-        console.print(f"{signs[change]} {kind} {name}")
+        more = f" (needs a backfill: {needs[name]:,} events)" if name in needs else ""
+        console.print(f"{signs[change]} {kind} {name}{more if kind == 'feature view' else ''}")
     if not found:
         console.print("Nothing changes.")
+
+
+@app.command()
+def rebuild(
+    repo: Repo = REPO,
+    view: Annotated[list[str] | None, typer.Option(help="only these views")] = None,
+    behind: Annotated[
+        bool, typer.Option("--behind", help="fill only what is behind the log; delete nothing")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the state of stream views in Redis anew from the offline log."""
+    from headwater.cli.rebuild import rebuild as run
+
+    start = time.monotonic()
+    catalog = catalog_cache.load(repo.resolve())
+    done = run(catalog, Settings.from_env(os.environ), view or None, behind)
+    seconds = time.monotonic() - start
+    if as_json:
+        typer.echo(json.dumps({"views": done, "seconds": round(seconds, 3)}))
+        return
+    for name, events in sorted(done.items()):
+        console.print(f"{name}: {events:,} events")
+    console.print(f"{sum(done.values()):,} events in {seconds:.1f} s")
+
+
+@app.command()
+def compact(repo: Repo = REPO, as_json: AsJson = False) -> None:
+    """Tidy up: the offline logs' small and old files, and state that no view uses any more."""
+    from headwater.cli.rebuild import compact as run
+
+    logs, keys = run(catalog_cache.load(repo.resolve()), Settings.from_env(os.environ))
+    if as_json:
+        typer.echo(json.dumps({"logs": {n: u._asdict() for n, u in logs.items()}, "keys": keys}))
+        return
+    for name, log in logs.items():
+        console.print(
+            f"{name}: {log.files_before:,} files became {log.files_after:,}; "
+            f"{log.deleted:,} old ones deleted"
+        )
+    if keys is None:
+        console.print(
+            "Redis was busy or did not answer: unused state there is left to the next run"
+        )
+    else:
+        console.print(f"Redis: {keys:,} keys of no view any more deleted")
 
 
 @app.command()

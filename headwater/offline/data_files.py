@@ -86,7 +86,7 @@ class DataFile:
 
 
 def commit(
-    table: DeltaTable, actions: Sequence[AddAction | RemoveAction],
+    table: DeltaTable, schema: pa.Schema, actions: Sequence[AddAction | RemoveAction],
     transactions: Sequence[Transaction] = (), retries: int | None = None,
 ) -> None:  # fmt: skip
     """One commit on the version that `table` holds.
@@ -96,11 +96,10 @@ def commit(
     """
     properties = CommitProperties(app_transactions=list(transactions), max_commit_retries=retries)
     table.create_write_transaction(
-        list(actions), "append", table.schema(), commit_properties=properties,
+        list(actions), "append", schema, commit_properties=properties,
         # Hooks run after the commit: their failure would look like one of the commit.
         post_commithook_properties=PostCommitHookProperties(False, False),
     )  # fmt: skip
-    table.update_incremental()
 
 
 def _place(table: DeltaTable, name: str) -> tuple[FileSystem, str]:

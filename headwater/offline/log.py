@@ -27,6 +27,11 @@ from headwater.offline.data_files import (
     commit,
 )
 
+__all__ = [
+    "ARRIVED", "OFFSET", "PARTITION", "TOPIC", "EventLog", "delta_files", "log_errors",
+    "log_schema",
+]  # fmt: skip
+
 #: Commits between two checkpoints: a table is opened from the newest one and the commits after it.
 CHECKPOINT_COMMITS = 100
 #: A worker commits every second: what only says how the table came about is kept for a day.
@@ -59,6 +64,7 @@ class EventLog:
         self.schema = log_schema(stream)
         self._event = stream.field_mapping.get(stream.timestamp_field, stream.timestamp_field)
         self._opened: DeltaTable | None = None
+        self._checkpointed = 0
 
     def append(self, events: pa.Table, offsets: Mapping[tuple[str, int], int]) -> int:
         """Append what the log does not hold yet; returns the rows written.
@@ -99,7 +105,7 @@ class EventLog:
         try:
             # Most columns of a second's events repeat little: compaction compresses harder.
             file.write(events, compression="snappy", use_dictionary=False)
-            commit(table, [file.added(self._event, True)], transactions)
+            commit(table, events.schema, [file.added(self._event, True)], transactions)
         except BaseException as error:
             self._opened = None
             landed = self._landed(file)
@@ -113,10 +119,6 @@ class EventLog:
                     "the batch is dropped and read again from the committed offset"
                 ) from error
             raise
-        if table.version() % CHECKPOINT_COMMITS == 0:
-            # Only quickens the next opening; the append has happened.
-            with contextlib.suppress(OSError, DeltaError):
-                table.create_checkpoint()
 
     def _landed(self, file: DataFile) -> bool | None:
         """Whether a commit that failed was made all the same; None where that is unknown."""
@@ -135,8 +137,14 @@ class EventLog:
         """The newest version; what was read of older ones is kept."""
         if self._opened is None:
             self._opened = self._open()
+            self._checkpointed = self._opened.version() // CHECKPOINT_COMMITS * CHECKPOINT_COMMITS
         else:
             self._opened.update_incremental()
+        if self._opened.version() - self._checkpointed >= CHECKPOINT_COMMITS:
+            self._checkpointed = self._opened.version()
+            # Only quickens the next opening.
+            with contextlib.suppress(OSError, DeltaError):
+                self._opened.create_checkpoint()
         return self._opened
 
     def _open(self) -> DeltaTable:

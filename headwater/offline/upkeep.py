@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 import pyarrow as pa
-from deltalake import DeltaTable
+from deltalake import DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import RemoveAction
 
@@ -32,6 +32,8 @@ from headwater.offline.sources import connect, normalised, quoted
 
 #: A file of this size is large enough.
 TARGET_BYTES = 128 << 20
+#: The Delta transaction that compactions are numbered by.
+COMPACTION = "headwater-compaction"
 #: So many small files are worth a compaction by the way.
 MANY_FILES = 60
 
@@ -98,8 +100,9 @@ def maintain(stream: StreamSourcePlan, retention_hours: float, many: int = MANY_
             return Upkeep(0, 0, 0)
         _keep_properties(table)
         before = len(table.file_uris())
-        for group in to_compact(_held(table), many):
-            _compact(stream, table, group)
+        while groups := to_compact(_held(table), many):
+            if not _compact(stream, table, groups[0]):
+                break
         deleted = _clean(table, retention_hours)
         return Upkeep(before, len(DeltaTable(stream.log_path).file_uris()), deleted)
 
@@ -113,8 +116,8 @@ def _held(table: DeltaTable) -> list[LogFile]:
     return [LogFile(p, s, f or 0) for p, s, f in zip(paths, sizes, firsts, strict=True)]
 
 
-def _compact(stream: StreamSourcePlan, table: DeltaTable, group: Sequence[LogFile]) -> None:
-    """Make one file of several, its events by partition and offset."""
+def _compact(stream: StreamSourcePlan, table: DeltaTable, group: Sequence[LogFile]) -> bool:
+    """Make one file of several, its events by partition and offset; False when another did."""
     file = DataFile(table)
     event = stream.field_mapping.get(stream.timestamp_field, stream.timestamp_field)
     schema = pa.schema(table.schema().to_arrow())
@@ -122,17 +125,21 @@ def _compact(stream: StreamSourcePlan, table: DeltaTable, group: Sequence[LogFil
         parts = _sorted(table, group, schema)
         file.write_all(schema, parts, compression="zstd", use_dictionary=True)
         actions = [file.added(event, False), *(_removed(f) for f in group)]
-        commit(table, actions, retries=50)
+        # Delta lets two commits remove the same file; of two with one transaction it refuses one.
+        mark = Transaction(COMPACTION, (table.transaction_version(COMPACTION) or 0) + 1)
+        commit(table, schema, actions, [mark], retries=50)
     except CommitFailedError:
-        # Another process has compacted them; what it made is as good.
+        # Another process compacts this log; what it makes is as good.
         file.delete()
-        table.update_incremental()
+        return False
     except BaseException:
         with contextlib.suppress(Exception):
             table.update_incremental()
             if not file.is_in(table):
                 file.delete()
         raise
+    table.update_incremental()
+    return True
 
 
 def _removed(file: LogFile) -> RemoveAction:

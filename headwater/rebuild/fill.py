@@ -98,8 +98,17 @@ class Rebuilder:
     def _names(self) -> list[str]:
         return [view.name for view in self._views]
 
+    def put_back(self) -> None:
+        """Put the views' progress back to the beginning: workers leave them to a rebuild then."""
+        self._put_back(self._views)
+
     def _reset(self, views: Sequence[ViewPlan]) -> None:
         """Put the views' progress back to the beginning, then delete their state."""
+        self._put_back(views)
+        for view in views:
+            self._writer.delete_prefix(self._prefix(view), self._lock.unlink)
+
+    def _put_back(self, views: Sequence[ViewPlan]) -> None:
         prefixes = {self._prefix(view) for view in views}
         left: dict[Place, int | None] = {
             place: held for place, held in self._progress.all().items() if place.prefix in prefixes
@@ -109,8 +118,6 @@ class Rebuilder:
             left = self._progress.move(
                 {place: (held, 0 if place.topic else None) for place, held in left.items()}
             )
-        for prefix in prefixes:
-            self._writer.delete_prefix(prefix, self._lock.unlink)
 
     def _prefix(self, view: ViewPlan) -> bytes:
         return key_prefix(self._catalog.project, view)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from headwater.catalog import Catalog, StreamSourcePlan, ViewPlan
 from headwater.codec import key_prefix
 from headwater.errors import HeadwaterError
-from headwater.offline.replay import LogReader
+from headwater.offline.replay import LogReader, count_history
 from headwater.online.progress import Place, Progress, history
 
 #: A history counts before the log's first event time, its cut: this while the log has no event.
@@ -60,9 +60,14 @@ def history_cut(stream: StreamSourcePlan, log: LogReader | None) -> int | None:
     return NO_CUT if first is None else first
 
 
-def missing(catalog: Catalog, progress: Progress, views: Iterable[str] | None = None) -> list[Gap]:
-    """What the state of the views lacks, as of the newest version of each log."""
-    held = progress.all()
+def missing(
+    catalog: Catalog, progress: Progress | None, views: Iterable[str] | None = None
+) -> list[Gap]:
+    """What the state of the views lacks, as of the newest version of each log.
+
+    progress: None where Redis is out of reach; then everything is taken to be lacking.
+    """
+    held = progress.all() if progress is not None else {}
     gaps: list[Gap] = []
     for stream, members in by_stream(catalog, stream_views(catalog, views)):
         log = LogReader.open(stream)
@@ -77,3 +82,23 @@ def missing(catalog: Catalog, progress: Progress, views: Iterable[str] | None = 
             if cut is not None and held.get(history(prefix)) != cut:
                 gaps.append(Gap(view.name, history(prefix), held.get(history(prefix)), cut))
     return gaps
+
+
+def events_behind(catalog: Catalog, gaps: Sequence[Gap]) -> dict[str, int]:
+    """Of each view with gaps, how many events are to be folded to close them.
+
+    Counted in whole cells of the log's plan where some of a partition is done already.
+    """
+    views = {view.name: view for view in stream_views(catalog)}
+    found: dict[str, int] = {}
+    for stream, members in by_stream(catalog, [views[n] for n in sorted({g.view for g in gaps})]):
+        log, names = LogReader.open(stream), {view.name for view in members}
+        plan = log.plan(1) if log else {}
+        for gap in (g for g in gaps if g.view in names):
+            if gap.is_history:
+                rows = count_history(stream, -NO_CUT, gap.end)
+            else:
+                windows = plan.get((gap.place.topic, gap.place.partition), [])
+                rows = sum(w.rows for w in windows if w.last >= (gap.held or 0))
+            found[gap.view] = found.get(gap.view, 0) + rows
+    return found
