@@ -14,34 +14,36 @@ REST_SECONDS = 2.0
 
 
 class Chores:
-    """Starts a module of Headwater for the project; of each at most one at a time."""
+    """Starts commands of Headwater for the project; of each at most one at a time."""
 
     def __init__(self, repo: Path) -> None:
         self._repo = repo
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._ended: dict[str, float] = {}
 
-    def start(self, module: str, *words: str) -> None:
+    def start(self, command: str, *words: str) -> None:
         """Start it, unless it runs or has only just ended."""
         self.look()
-        rests = time.monotonic() - self._ended.get(module, float("-inf")) < REST_SECONDS
-        if module not in self._running and not rests:
-            command = [sys.executable, "-P", "-m", module, *words, "--repo", str(self._repo)]
-            self._running[module] = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        rests = time.monotonic() - self._ended.get(command, float("-inf")) < REST_SECONDS
+        if command not in self._running and not rests:
+            line = [sys.executable, "-P", "-m", "headwater.cli", command, *words]
+            self._running[command] = subprocess.Popen(
+                [*line, "--repo", str(self._repo)], stdout=subprocess.DEVNULL
+            )
 
-    def running(self, module: str) -> bool:
+    def running(self, command: str) -> bool:
         self.look()
-        return module in self._running
+        return command in self._running
 
     def look(self) -> None:
         """Take note of what has ended."""
-        for module, process in list(self._running.items()):
+        for command, process in list(self._running.items()):
             code = process.poll()
             if code is not None:
-                del self._running[module]
-                self._ended[module] = time.monotonic()
+                del self._running[command]
+                self._ended[command] = time.monotonic()
                 if code:
-                    logger.warning("%s ended with code %d", module, code)
+                    logger.warning("headwater %s ended with code %d", command, code)
 
     def close(self) -> None:
         """Stop them; each goes on where it was when it is started again."""

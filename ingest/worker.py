@@ -50,8 +50,8 @@ SWEEP_SECONDS = 0.003
 BACK_OFF_SECONDS = 0.5
 #: Offsets that a rebuilt view may be behind to be brought up by the worker itself.
 TAKEOVER_OFFSETS = 1_000_000
-#: What fills larger gaps, and what keeps the log in shape, beside the worker.
-REBUILD, CLI = "headwater.rebuild", "headwater.cli"
+#: What fills larger gaps beside the worker.
+REBUILD = ("rebuild", "--behind")
 #: Time between two looks at the log's files and at the sources' histories.
 UPKEEP_SECONDS = 120.0
 
@@ -81,7 +81,8 @@ class Worker:
         self._behind = False
         self._rows = 0
         self._record_ms: list[int] = []
-        self._wrote = self._saved = self._looked = self._upkeep_at = time.monotonic()
+        self._wrote = self._saved = self._looked = time.monotonic()
+        self._upkeep_at = time.monotonic() + UPKEEP_SECONDS
         self._load()
         self.status = Status(writer, self.metrics)
         config = settings.kafka_config
@@ -124,6 +125,7 @@ class Worker:
         """Take events in until `stopping` is set, or the end that was seen at the start."""
         self.consumer.subscribe(sorted(self._routes))
         ends = self._ends() if until_end else {}
+        self._fill_histories()
         while not self.stopping:
             try:
                 if not self._clean:
@@ -391,7 +393,9 @@ class Worker:
         self._sweep()
         if time.monotonic() >= self._upkeep_at:
             self._upkeep_at = time.monotonic() + UPKEEP_SECONDS
-            self._upkeep()
+            self._fill_histories()
+            if self.settings.log == "on":
+                self._chores.start("compact")
         try:
             changed = catalog_cache.fingerprint(self.repo) != self._fingerprint
         except (HeadwaterError, OSError) as error:
@@ -410,6 +414,7 @@ class Worker:
             return
         self.consumer.subscribe(sorted(self._routes))
         self._clean = False
+        self._fill_histories()
         logger.info("catalogue %s is in use", self.catalog.version)
 
     def _trim(self) -> None:
@@ -426,25 +431,21 @@ class Worker:
         while time.monotonic() < until:
             self._sweeper.step(time.time_ns() // 1000)
 
-    def _upkeep(self) -> None:
-        """Start what keeps the log in shape, and what folds histories that are not folded yet."""
-        if self.settings.log == "on":
-            self._chores.start(CLI, "compact")
-        gaps = missing(self.catalog, self._progress) if self._has_history() else []
-        if any(gap.is_history for gap in gaps):
-            self._chores.start(REBUILD)
-
-    def _has_history(self) -> bool:
-        return any(route.stream.history is not None for route in self.routes)
+    def _fill_histories(self) -> None:
+        """Have histories folded that are not, or up to another beginning of the log."""
+        if any(route.stream.history is not None for route in self.routes):
+            gaps = missing(self.catalog, self._progress)
+            if any(gap.is_history for gap in gaps):
+                self._chores.start(*REBUILD)
 
     def _bring_up(self) -> None:
         """Take over the pending views that were rebuilt so far that little is missing."""
-        if not self._takeover.pending or self._chores.running(REBUILD):
+        if not self._takeover.pending or self._chores.running(REBUILD[0]):
             return
         self.flush()
         gaps = self._gaps()
         if max(gaps.values()) > TAKEOVER_OFFSETS:
-            self._chores.start(REBUILD)
+            self._chores.start(*REBUILD)
             return
         views = {self._view_of(place) for place, gap in gaps.items() if gap > 0}
         try:
