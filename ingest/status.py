@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from headwater.online.ingest_status import PartitionStatus, publish
 from headwater.online.writer import OnlineWriter
@@ -93,7 +93,7 @@ class Status:
             self._metrics.jumps.labels(tp.topic, str(tp.partition)).inc(count - self._jumps[tp])
             self._jumps[tp] = count
 
-    def publish(self, routes: Sequence[StreamRoute]) -> None:
+    def publish(self, routes: Iterable[StreamRoute]) -> None:
         """Once a second: lag and rates as metrics and for `headwater status`."""
         now, elapsed = time.time(), time.monotonic() - self._since
         self._since = time.monotonic()
