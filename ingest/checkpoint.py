@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from headwater.online.progress import Place
 from ingest.records import Committed, DeadLetter, TopicPartition
@@ -42,18 +42,29 @@ class Jobs:
         self._log.shutdown()
 
 
+class Outcome(NamedTuple):
+    """differ: places whose progress was not what it was believed to be. at: when it ended."""
+
+    differ: dict[Place, int | None]
+    at: float
+
+
 @dataclass(frozen=True)
 class Written:
-    """A write to Redis under way: the moves of progress that end it."""
+    """A write to Redis under way: the moves of progress that end it, and what it brings.
+
+    record_ms: when Kafka got the oldest and the newest record of each batch in it.
+    """
 
     moves: Moves
-    future: Future[dict[Place, int | None]]
+    record_ms: Sequence[int]
+    future: Future[Outcome]
 
     @property
     def done(self) -> bool:
         return self.future.done()
 
-    def result(self) -> dict[Place, int | None]:
+    def result(self) -> Outcome:
         """Waits; raises what the write raised."""
         return self.future.result()
 
