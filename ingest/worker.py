@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from headwater.errors import (
     HeadwaterError,
     LogConflictError,
     RebuildBusyError,
+    StateLostError,
     StoreUnavailableError,
 )
 from headwater.online.expiry import Sweeper
@@ -134,7 +135,7 @@ class Worker:
                 if until_end and self._reached(ends):
                     self.flush()
                     break
-            except (FencedError, LogConflictError) as error:
+            except (FencedError, LogConflictError, StateLostError) as error:
                 self._clean = False
                 logger.warning("%s", error)
             except StoreUnavailableError as error:
@@ -278,8 +279,11 @@ class Worker:
             if view.online and route.newest_us > NO_TIME
         }
 
+        standing = self._takeover.standing()
+
         def job() -> Outcome:
             with self.metrics.step("redis"):
+                self._refuse_losses(standing())
                 for one in commands:
                     self.writer.run(one)
                 self.writer.raise_clocks(clocks)
@@ -304,6 +308,13 @@ class Worker:
                     for sink in route.sinks:
                         if sink.prefix == place.prefix:
                             sink.forget((place.topic, place.partition))
+
+    def _refuse_losses(self, lost: Sequence[Place]) -> None:
+        if lost:
+            views = ", ".join(sorted({self._view_of(place) for place in lost}))
+            raise StateLostError(
+                f"Redis has lost the state of {views}; what is missing is rebuilt from the log"
+            )
 
     def _view_of(self, place: Place) -> str:
         sinks = [sink for route in self.routes for sink in route.sinks]
@@ -388,6 +399,7 @@ class Worker:
     def _look_around(self) -> None:
         self.status.jumped(self.consumer.jumps)
         self.status.publish(self.routes)
+        self._refuse_losses(self._takeover.standing()())
         self._bring_up()
         self._trim()
         self._sweep()
