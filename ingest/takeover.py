@@ -24,7 +24,7 @@ class Takeover:
     def begin(self, places: Mapping[Place, int], position: int) -> None:
         """Start at a position of a partition. places: each view of it -> the end of its log."""
         # Something must stand there for its loss to be seen.
-        self._progress.move({place: (None, 0) for place in places})
+        self._progress.move(dict.fromkeys(places, (None, 0)))
         held = self._progress.read(list(places))
         for place, log_end in places.items():
             at = held.get(place, 0)
@@ -59,7 +59,7 @@ class Takeover:
         self._believed[place] = held
 
     def standing(self) -> Callable[[], list[Place]]:
-        """What tells, when it is called, which of the views that are live now have lost their state.
+        """What tells, when it is called, which of the places that are live now have lost theirs.
 
         State that was read after a loss is not the fold of a whole prefix. It must not be written:
         its offset would keep a rebuild from ever adding what it lacks. So this is asked between

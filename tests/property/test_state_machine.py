@@ -184,7 +184,7 @@ class Engine(RuleBasedStateMachine):
 
     @rule()
     def redis_saves(self) -> None:
-        self.snapshot = {key: self.client.dump(key) for key in self.client.keys()}
+        self.snapshot = {key: self.client.dump(key) for key in self.client.scan_iter()}
 
     @rule(restored=st.booleans())
     def redis_loses(self, restored: bool) -> None:
