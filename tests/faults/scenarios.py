@@ -14,7 +14,7 @@ from pathlib import Path
 import redis
 
 from headwater.local import LocalKafka, LocalRedis
-from tests.faults.crew import Crew
+from tests.faults.crew import Crew, until
 from tests.faults.feed import Feed
 
 
