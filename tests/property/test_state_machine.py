@@ -130,8 +130,10 @@ class Engine(RuleBasedStateMachine):
         self.snapshot: dict[bytes, bytes] = {}
         self.lost = False
 
-    @initialize()
-    def first_worker(self) -> None:
+    @initialize(first=st.lists(bodies, min_size=2, max_size=8))
+    def first_worker(self, first: list[Any]) -> None:
+        for part in PARTS:
+            self.produce(part, first)
         self.join(True)
 
     @rule(part=st.sampled_from(PARTS), several=st.lists(bodies, min_size=1, max_size=6))
@@ -153,7 +155,7 @@ class Engine(RuleBasedStateMachine):
     @rule(data=st.data())
     def rebalance(self, data: st.DataObject) -> None:
         """Sessions end and begin: whoever is not told goes on as a zombie."""
-        members = [0, *(w.member for w in self.workers)]
+        members = [w.member for w in self.workers]
         self.broker.assign({tp: data.draw(st.sampled_from(members)) for tp in PARTS})
 
     @precondition(lambda self: self.workers)
@@ -162,6 +164,17 @@ class Engine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(self.workers))
         for _ in range(turns):
             worker.turn(size)
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), size=st.sampled_from([1, 3, 50]), turns=st.integers(2, 4))
+    def go_on(self, data: st.DataObject, size: int, turns: int) -> None:
+        """Undisturbed for a while: something is committed."""
+        worker = data.draw(st.sampled_from(self.workers))
+        for _ in range(turns):
+            worker.turn(size)
+            worker.work("redis")
+            worker.work("log")
+        worker.look_around()
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data(), kind=st.sampled_from(["redis", "log"]))
@@ -182,10 +195,12 @@ class Engine(RuleBasedStateMachine):
         except Killed:
             pass
 
+    @precondition(lambda self: self.broker.committed)
     @rule()
     def redis_saves(self) -> None:
         self.snapshot = {key: self.client.dump(key) for key in self.client.scan_iter()}
 
+    @precondition(lambda self: self.broker.committed and not self.lost)
     @rule(restored=st.booleans())
     def redis_loses(self, restored: bool) -> None:
         """It comes back empty, or as it was when it was saved last."""
