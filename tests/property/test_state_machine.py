@@ -293,3 +293,32 @@ def test_any_schedule_ends_in_what_a_replay_says(store: LocalRedis) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
+
+
+def test_what_was_read_from_a_redis_that_had_lost_its_data_is_not_written(
+    store: LocalRedis,
+) -> None:
+    """Its offset would keep the rebuild from adding what it lacks."""
+    Engine.url = store.url
+    engine = Engine()
+    event = {"user_id": 0, "at": -MINUTE, "x": 1.0, "s": "a"}
+    engine.join(True)
+    engine.produce(PARTS[0], [event])
+    (first,) = engine.workers
+    _cycles(first, 4)
+    engine.workers.remove(first)
+    engine.join(True)
+    (second,) = engine.workers
+    second.turn(0)
+    engine.produce(PARTS[0], [event])
+    engine.redis_loses(False)
+    _cycles(second, 4)
+    engine.workers.remove(second)
+    engine.teardown()
+
+
+def _cycles(worker: ModelWorker, turns: int) -> None:
+    for _ in range(turns):
+        worker.turn(50)
+        worker.work("redis")
+        worker.work("log")
