@@ -44,3 +44,7 @@ class FencedError(HeadwaterError):
 
 class RebuildBusyError(HeadwaterError):
     """Another process rebuilds this project's state; watch the progress, or come back later."""
+
+
+class StateLostError(HeadwaterError):
+    """Redis lost state that this worker builds on; begin again from what it holds."""

@@ -54,6 +54,7 @@ class Rounds:
         self._looked = now
         worker.status.jumped(worker.consumer.jumps)
         worker.status.publish(worker.routes)
+        worker.refuse_losses(worker.takeover.standing()())
         self._bring_up()
         self._trim()
         self._sweep()

@@ -7,7 +7,7 @@ log until it was rebuilt from there, and the other views go on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from headwater.online.progress import Place, Progress
 from ingest.records import TopicPartition
@@ -23,12 +23,15 @@ class Takeover:
 
     def begin(self, places: Mapping[Place, int], position: int) -> None:
         """Start at a position of a partition. places: each view of it -> the end of its log."""
+        # Something must stand there for its loss to be seen.
+        self._progress.move(dict.fromkeys(places, (None, 0)))
         held = self._progress.read(list(places))
         for place, log_end in places.items():
-            at = held.get(place)
+            at = held.get(place, 0)
             self._pending.discard(place)
+            self._believed.pop(place, None)
             # Behind, and the log knows something of what is missing.
-            if (at or 0) < min(position, log_end):
+            if at < min(position, log_end):
                 self._pending.add(place)
             else:
                 self._believed[place] = at
@@ -54,6 +57,21 @@ class Takeover:
         """A pending view was brought up to the worker's position; Redis says `held` of it."""
         self._pending.discard(place)
         self._believed[place] = held
+
+    def standing(self) -> Callable[[], list[Place]]:
+        """What tells, when it is called, which of the places that are live now have lost theirs.
+
+        State that was read after a loss is not the fold of a whole prefix. It must not be written:
+        its offset would keep a rebuild from ever adding what it lacks. So this is asked between
+        the reading and the writing.
+        """
+        believed = dict(self._believed)
+
+        def lost() -> list[Place]:
+            held = self._progress.read(list(believed))
+            return [p for p, at in believed.items() if held.get(p, -1) < (at or 0)]
+
+        return lost
 
     def moves(
         self, positions: Mapping[TopicPartition, int]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from headwater.errors import (
     FencedError,
     HeadwaterError,
     LogConflictError,
+    StateLostError,
     StoreUnavailableError,
 )
-from headwater.online.progress import Progress
+from headwater.online.progress import Place, Progress
 from headwater.online.sinks import Batch
 from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
@@ -110,7 +111,7 @@ class Worker:
                 if until_end and self._reached(ends):
                     self.flush()
                     break
-            except (FencedError, LogConflictError) as error:
+            except (FencedError, LogConflictError, StateLostError) as error:
                 self._clean = False
                 logger.warning("%s", error)
             except StoreUnavailableError as error:
@@ -239,8 +240,11 @@ class Worker:
             return
         clocks = self.routes.clocks("online")
 
+        standing = self.takeover.standing()
+
         def job() -> Outcome:
             with self.metrics.step("redis"):
+                self.refuse_losses(standing())
                 for one in commands:
                     self.writer.run(one)
                 self.writer.raise_clocks(clocks)
@@ -264,6 +268,14 @@ class Worker:
                 sink = self.routes.sink(place)
                 if sink is not None:
                     sink.forget((place.topic, place.partition))
+
+    def refuse_losses(self, lost: Sequence[Place]) -> None:
+        """Raises StateLostError where views have lost their state."""
+        if lost:
+            views = ", ".join(sorted({self.routes.view(place) for place in lost}))
+            raise StateLostError(
+                f"Redis has lost the state of {views}; what is missing is rebuilt from the log"
+            )
 
     def write_now(self) -> None:
         """Bring Redis up to the positions, and wait for it."""

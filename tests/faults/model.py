@@ -7,7 +7,7 @@ that they are written against. Nothing runs by itself: a step that is left out i
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -91,6 +91,7 @@ class ModelConsumer:
         self._positions: dict[TopicPartition, int] = {}
         self._moved = Moved(frozenset(), frozenset())
         self.polls: deque[int] = deque()
+        self.jumps: Counter[TopicPartition] = Counter()
 
     def subscribe(self, topics: Sequence[str]) -> None: ...
 
@@ -242,6 +243,7 @@ class ModelWorker:
         finally:
             worker_module.open_consumer = opened
         self.worker._jobs.close()
+        self.worker._upkeep_at = float("inf")  # compaction is a program of its own
         self.jobs = ModelJobs()
         self.worker._jobs = self.jobs  # type: ignore[assignment]
 
@@ -256,3 +258,12 @@ class ModelWorker:
         queue = self.jobs.queues[kind]
         if queue:
             queue[0].run()
+
+    def look_around(self) -> None:
+        """What is else to be done once a second is done in the next turn."""
+        self.worker._looked = float("-inf")
+
+    @property
+    def pending(self) -> bool:
+        """Whether some view's state is not whole."""
+        return bool(self.worker._takeover.pending)

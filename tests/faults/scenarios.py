@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 import redis
 
 from headwater.local import LocalKafka, LocalRedis
-from tests.faults.crew import Crew
+from tests.faults.crew import Crew, until
 from tests.faults.feed import Feed
 
 
@@ -200,6 +201,19 @@ FAULTS: dict[str, Fault] = {
         redis_rewound, disk_full, clock_jump,
     )
 }  # fmt: skip
+
+
+def crash(stage: Stage, step: str, nth: int) -> None:
+    """A worker that kills itself at the nth call of a step; see `crashing_worker`."""
+    worker = stage.crew.start(f"{step}:{nth}")
+
+    def ended() -> bool:
+        stage.feed.send(50)
+        return worker.poll() is not None
+
+    until(ended, f"the worker never came to {step}:{nth}")
+    assert worker.returncode == -signal.SIGKILL, "the worker ended by itself"
+    stage.crew.kill(worker)
 
 
 def anything(stage: Stage) -> None:

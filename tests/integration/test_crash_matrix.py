@@ -1,31 +1,35 @@
-"""A worker that dies at any step of its work, and one that goes on: every value is right."""
+"""Workers that die at every step of their work, and one that goes on: every value is right."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.faults.crashing_worker import STEPS
-from tests.faults.crew import Worker, until
+from tests.faults.scenarios import crash
 from tests.faults.stages import MakeStage, compared, make_stage, template
 
 __all__ = ["make_stage", "template"]
 
+# What one crash left behind meets the next; `tests/soak` has each step alone.
+GROUPS = {
+    "reading": ["poll", "decode", "before-fold", "after-fold"],
+    "redis": ["before-redis", "amid-redis", "after-redis", "before-progress", "after-progress"],
+    "log": ["before-log", "amid-log", "after-log"],
+    "commit": ["before-commit", "after-commit"],
+    "dead letters": ["before-dead-letters", "amid-dead-letters", "after-dead-letters"],
+}
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_crash_at_any_step_loses_and_doubles_nothing(make_stage: MakeStage, step: str) -> None:
-    stage = make_stage(list(STEPS).index(step))
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_crash_at_any_step_loses_and_doubles_nothing(make_stage: MakeStage, group: str) -> None:
+    stage = make_stage(list(GROUPS).index(group))
     stage.feed.send(1000)
-    # The first call, and one amid the work; what the first left behind meets the second.
-    for nth in (1, stage.chance.randrange(2, 9)):
-        worker = stage.crew.start(f"{step}:{nth}")
-
-        def more(worker: Worker = worker) -> bool:
-            stage.feed.send(50)
-            return worker.poll() is not None
-
-        until(more, f"the worker never came to {step}:{nth}")
-        assert worker.returncode == -9, "the worker ended by itself"
-        stage.crew.kill(worker)
+    for step in GROUPS[group]:
+        crash(stage, step, stage.chance.choice([1, 2, 5]))
     stage.crew.finish()
     found = compared(stage)
     assert found.messages == stage.feed.sent
+
+
+def test_every_step_is_in_some_group() -> None:
+    assert sorted(step for steps in GROUPS.values() for step in steps) == sorted(STEPS)
