@@ -24,7 +24,8 @@ from headwater.catalog import ViewPlan
 
 HAS_NULLS, HAS_CREATED, HAS_OFFSET = 1, 2, 4
 WINDOW_HEADER = b"\x80hwtile1"
-_FIXED = {
+#: Value types whose cells have one size, and how `struct` writes them.
+FIXED_TYPES = {
     "INT32": "i",
     "INT64": "q",
     "BOOL": "?",
@@ -60,9 +61,9 @@ class RowCodec:
     def __init__(self, names: Sequence[str], types: Sequence[str], fingerprint: bytes) -> None:
         self.names = tuple(names)
         self.fingerprint = fingerprint
-        self._fixed = [i for i, t in enumerate(types) if t in _FIXED]
-        self._other = [i for i, t in enumerate(types) if t not in _FIXED]
-        self._cells = struct.Struct("<" + "".join(_FIXED[types[i]] for i in self._fixed))
+        self._fixed = [i for i, t in enumerate(types) if t in FIXED_TYPES]
+        self._other = [i for i, t in enumerate(types) if t not in FIXED_TYPES]
+        self._cells = struct.Struct("<" + "".join(FIXED_TYPES[types[i]] for i in self._fixed))
         self._zero = [False if types[i] == "BOOL" else 0 for i in self._fixed]
         self._bits = (len(names) + 7) // 8
         self._in_order = not self._other
@@ -167,11 +168,12 @@ def key_prefix(project: str, view: ViewPlan) -> bytes:
 def entity_text(values: Sequence[Any]) -> bytes:
     """An entity's key values, in join-key order, as unambiguous bytes (its Redis hash tag)."""
     if len(values) == 1:
-        return _text(values[0])
-    return b"".join(b"%d:%b" % (len(text), text) for text in map(_text, values))
+        return key_text(values[0])
+    return b"".join(b"%d:%b" % (len(text), text) for text in map(key_text, values))
 
 
-def _text(value: Any) -> bytes:
+def key_text(value: Any) -> bytes:
+    """One key value as text; a timestamp is a number of microseconds."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, bool):
@@ -187,7 +189,7 @@ def redis_keys(prefix: bytes, columns: Sequence[Sequence[Any]], n: int) -> list[
         first = columns[0][0] if n else None
         if type(first) is int:
             return [b"%b{%d}" % (prefix, value) for value in columns[0]]
-        return [b"%b{%b}" % (prefix, _text(value)) for value in columns[0]]
+        return [b"%b{%b}" % (prefix, key_text(value)) for value in columns[0]]
     # Entities repeat in a stream: each distinct one is written out once.
     known: dict[Any, bytes] = {}
     keys = []

@@ -1,4 +1,4 @@
-"""Compiled loops over windowed state: merge operators, folding events, reading and sliding windows.
+"""Compiled loops over windowed state: merge operators, reading tiles, sliding windows.
 
 All state is 8-byte words. A slot holds an int64 or the bits of a float64, as its operator says;
 every operator is `identity`, `lift` (one event) and `merge` (two partials), and nothing is ever
@@ -21,7 +21,7 @@ I64_MAX = np.iinfo(np.int64).max
 I64_MIN = np.iinfo(np.int64).min
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def identity(ops, slots_i, slots_f, at):
     """Write the neutral partial of every operator from word `at` on."""
     for k in range(ops.shape[0]):
@@ -44,7 +44,7 @@ def identity(ops, slots_i, slots_f, at):
             slots_i[j] = 0
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def add_event(ops, slots_i, slots_f, at, ts, seq, values_i, values_f, valid):
     """Merge one event (its C values, as int64 words and as float64) into the partials at `at`."""
     for k in range(ops.shape[0]):
@@ -80,7 +80,7 @@ def add_event(ops, slots_i, slots_f, at, ts, seq, values_i, values_f, valid):
                 slots_i[j], slots_i[j + 1], slots_i[j + 2] = ts, seq, values_i[c]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def merge(ops, into_i, into_f, at, from_i, from_f, start):
     """Merge the partials at word `start` of one array into those at word `at` of another."""
     for k in range(ops.shape[0]):
@@ -115,7 +115,7 @@ def merge(ops, into_i, into_f, at, from_i, from_f, start):
                     into_i[j + w] = from_i[s + w]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def tile_start(ts, watermark, levels):
     """Start of the tile that an event belongs to; I64_MAX when no window can use it any more.
 
@@ -137,143 +137,7 @@ def tile_start(ts, watermark, levels):
     return ts // size * size
 
 
-@njit(cache=True)
-def put_event(
-    ops, levels, width, starts, slots_i, slots_f, n, ts, seq, watermark, values_i, values_f, valid
-):
-    """Add one event to `n` sorted tiles; returns the new number of tiles."""
-    start = tile_start(ts, watermark, levels)
-    if start == I64_MAX:
-        return n
-    i = n
-    while i > 0 and starts[i - 1] > start:
-        i -= 1
-    if i == 0 or starts[i - 1] != start:
-        for j in range(n, i, -1):
-            starts[j] = starts[j - 1]
-            for w in range(width):
-                slots_i[j * width + w] = slots_i[(j - 1) * width + w]
-        starts[i] = start
-        identity(ops, slots_i, slots_f, i * width)
-        n += 1
-        i += 1
-    add_event(ops, slots_i, slots_f, (i - 1) * width, ts, seq, values_i, values_f, valid)
-    return n
-
-
-@njit(cache=True)
-def compact(ops, levels, width, starts, slots_i, slots_f, n, watermark):
-    """Coarsen and expire sorted tiles by the watermark, in place; returns the number left."""
-    kept = 0
-    for i in range(n):
-        start = starts[i]
-        if start != I64_MIN:
-            start = tile_start(start, watermark, levels)
-            if start == I64_MAX:
-                continue
-        if kept > 0 and starts[kept - 1] == start:
-            merge(ops, slots_i, slots_f, (kept - 1) * width, slots_i, slots_f, i * width)
-            continue
-        starts[kept] = start
-        if kept != i:
-            for w in range(width):
-                slots_i[kept * width + w] = slots_i[i * width + w]
-        kept += 1
-    return kept
-
-
-@njit(cache=True)
-def fold(
-    ops, levels, width, n_columns, old, old_at, events_at, ts, offset, source, watermark,
-    values, valid, now, out, out_at,
-):  # fmt: skip
-    """Fold each key's events into its section.
-
-    Key k has old words `old[old_at[k]:old_at[k+1]]` (none: a new key) and the events
-    `events_at[k]:events_at[k+1]`, in offset order. Its new section starts at `out[out_at[k]]`,
-    where there is room for every old tile and head event and one more of each for every event.
-    Returns the number of words written for each key.
-    """
-    n_keys = events_at.shape[0] - 1
-    written = np.zeros(n_keys, np.int64)
-    values_f = values.view(np.float64)
-    row = 3 + n_columns
-    for k in range(n_keys):
-        first, last = events_at[k], events_at[k + 1]
-        a, b = old_at[k], old_at[k + 1]
-        n, heads, applied, mark = 0, 0, np.int64(-1), I64_MIN
-        if b > a:
-            applied, mark = old[a], old[a + 2]
-            n, heads = old[a + 3], old[a + 4]
-        room = n + heads + last - first
-        starts = np.empty(room, np.int64)
-        slots_i = np.empty(room * width, np.int64)
-        slots_f = slots_i.view(np.float64)
-        base = a + HEADER
-        for i in range(n):
-            starts[i] = old[base + i]
-        base += n
-        for i in range(n * width):
-            slots_i[i] = old[base + i]
-        base += n * width
-        if last > first and watermark[last - 1] > mark:
-            mark = watermark[last - 1]
-        head = np.empty((heads + last - first, row), np.int64)
-        held = 0
-        for i in range(heads):
-            start = base + i * row
-            event = old[start : start + row]
-            if event[0] > now:
-                head[held] = event
-                held += 1
-                continue
-            known = np.empty(n_columns, np.bool_)
-            for c in range(n_columns):
-                known[c] = (event[2] >> c) & 1
-            cells = event[3:].copy()
-            n = put_event(
-                ops, levels, width, starts, slots_i, slots_f, n, event[0], event[1], mark,
-                cells, cells.view(np.float64), known,
-            )  # fmt: skip
-        for e in range(first, last):
-            if offset[e] <= applied:
-                continue
-            applied = offset[e]
-            seq = (source[e] & 0xFFFF) << 48 | offset[e]
-            if ts[e] > now:
-                head[held, 0], head[held, 1] = ts[e], seq
-                bits = np.int64(0)
-                for c in range(n_columns):
-                    head[held, 3 + c] = values[e, c]
-                    if valid[e, c]:
-                        bits |= np.int64(1) << c
-                head[held, 2] = bits
-                held += 1
-                continue
-            n = put_event(
-                ops, levels, width, starts, slots_i, slots_f, n, ts[e], seq, mark,
-                values[e], values_f[e], valid[e],
-            )  # fmt: skip
-        n = compact(ops, levels, width, starts, slots_i, slots_f, n, mark)
-        at = out_at[k]
-        out[at], out[at + 2] = applied, mark
-        out[at + 1] = source[last - 1] if last > first else old[a + 1]
-        out[at + 3], out[at + 4] = n, held
-        at += HEADER
-        for i in range(n):
-            out[at + i] = starts[i]
-        at += n
-        for i in range(n * width):
-            out[at + i] = slots_i[i]
-        at += n * width
-        for i in range(held):
-            for w in range(row):
-                out[at + i * row + w] = head[i, w]
-        written[k] = at + held * row - out_at[k]
-    return written
-
-
-@njit(cache=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def read(ops, width, n_columns, words, section_at, owner, windows, t, partials):
     """Merge sections into one partial for each (entity, window) at time `t`.
 
@@ -317,7 +181,7 @@ def read(ops, width, n_columns, words, section_at, owner, windows, t, partials):
                     )  # fmt: skip
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def slide(ops, width, events_at, ts, seq, values, valid, labels_at, t, length, hop, partials):
     """One window's partial at each label, offline: events [floor_hop(t - length), t] of its key.
 

@@ -51,8 +51,8 @@ class Settings:
     kafka_client: str = _setting(
         "HEADWATER_KAFKA_CLIENT",
         "kafka-python",
-        "`kafka-python` (no other client is built in yet)",
-        _one_of("kafka-python"),
+        "`kafka-python` or `confluent-kafka` (faster; `pip install 'headwater[fast]'`)",
+        _one_of("kafka-python", "confluent-kafka"),
     )
     group: str = _setting("HEADWATER_GROUP", "", "consumer group; default `headwater-<project>`")
     host: str = _setting("HEADWATER_HOST", "127.0.0.1", "address that the service listens on")
@@ -76,15 +76,25 @@ class Settings:
         "HEADWATER_LOG_FLUSH_ROWS", 100_000, "events after which the offline log is appended"
     )
     batch_records: int = _setting(
-        "HEADWATER_BATCH_RECORDS", 20_000, "largest batch that the worker folds at once"
+        "HEADWATER_BATCH_RECORDS", 50_000, "most messages that the worker takes from Kafka at once"
+    )
+    write_seconds: float = _setting(
+        "HEADWATER_WRITE_SECONDS",
+        0.5,
+        "longest time between writes to Redis while the worker is behind; else it writes at once",
+    )
+    log: str = _setting(
+        "HEADWATER_LOG", "on", "off: the worker keeps no offline log", _one_of("on", "off")
     )
     max_future_seconds: float = _setting(
         "HEADWATER_MAX_FUTURE_SECONDS",
         3600.0,
         "an event time further ahead of its record's timestamp is rejected",
     )
-    state_cache_keys: int = _setting(
-        "HEADWATER_STATE_CACHE_KEYS", 1_000_000, "window states that a worker keeps in memory"
+    state_cache_bytes: int = _setting(
+        "HEADWATER_STATE_CACHE_BYTES",
+        512 << 20,
+        "memory for window states, for each windowed view; what is beyond is read from Redis again",
     )
     redis_timeout_seconds: float = _setting(
         "HEADWATER_REDIS_TIMEOUT_SECONDS", 1.0, "longest wait for Redis"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,28 @@ def lift(function: str, parameter: float, events: Sequence[Timed]) -> Partial:
         values = [value for _, _, value in events]
         return [min(values) if function == "min" else max(values)] if values else []
     return _ends(function, parameter, events)
+
+
+def empty(function: str) -> Partial:
+    """The partial of no event."""
+    return {} if function == "quantile" else []
+
+
+def add(function: str, parameter: float, partial: Partial, event: Timed) -> None:
+    """Add one event, whose value is not null, to a partial in place."""
+    value = event[2]
+    if function == "count_distinct":
+        _insert(partial, _hash(value))
+    elif function == "quantile":
+        bucket = _bucket(float(value))
+        partial[bucket] = partial.get(bucket, 0) + 1
+    elif function in {"min", "max"}:
+        if not partial:
+            partial.append(value)
+        elif (value < partial[0]) == (function == "min") and value != partial[0]:
+            partial[0] = value
+    else:
+        partial[:] = _ends(function, parameter, [*partial, event])
 
 
 def merge(function: str, parameter: float, a: Partial, b: Partial) -> Partial:
@@ -89,6 +112,14 @@ def _hash(value: Any) -> int:
         value += 0.0  # -0.0 equals 0.0, and so must its hash
     digest = hashlib.blake2b(msgspec.msgpack.encode(value), digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+def _insert(hashes: list[int], value: int) -> None:
+    """Keep the smallest distinct hashes, ascending."""
+    at = bisect_left(hashes, value)
+    if at < DISTINCT_HASHES and (at == len(hashes) or hashes[at] != value):
+        hashes.insert(at, value)
+        del hashes[DISTINCT_HASHES:]
 
 
 def _smallest(hashes: set[int]) -> list[int]:

@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from zlib import crc32
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater import kernels, sketches
+from headwater import kernels, sketch_tiles, sketches
 from headwater.catalog import AggregationPlan, ViewPlan, column_kind
+from headwater.sketch_tiles import Sketch, Sketches, SketchTiles
+from headwater.states import fold_sections
 
 Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
@@ -40,6 +41,14 @@ class Column(NamedTuple):
 
     values: Any
     valid: Bool
+
+    def cell(self, i: int) -> Any:
+        """Value i as a plain Python value; None for null and not-a-number."""
+        if not self.valid[i]:
+            return None
+        value = self.values[i]
+        value = value.item() if isinstance(value, np.generic) else value
+        return None if isinstance(value, float) and math.isnan(value) else value
 
 
 @dataclass(frozen=True)
@@ -67,12 +76,6 @@ def source_id(topic: str, partition: int) -> int:
     return (crc32(topic.encode()) & 0x7FFFFFFF) << 16 | (partition & 0xFFFF)
 
 
-class _Sketch(NamedTuple):
-    function: str
-    column: str
-    parameter: float
-
-
 class WindowProgram:
     """A windowed view, compiled: which partials its tiles hold and how features come from them."""
 
@@ -85,18 +88,20 @@ class WindowProgram:
         self._numeric = [c for c in used if kinds[c] != "object"]
         self._objects = [c for c in used if kinds[c] == "object"]
         # Of an object column the slots know only whether it is null: enough to count.
-        self._slot_columns = [*self._numeric, *self._objects]
+        self._slot_names = [*self._numeric, *self._objects]
+        self.slot_columns = len(self._slot_names)
         self.windows = sorted({(a.window_us or -1, a.hop_us) for a in aggregations})
         self._window_index = {window: i for i, window in enumerate(self.windows)}
-        self._ops, self._slot_of, self._width = self._build_slots()
-        self._sketches = sorted(
-            {
-                _Sketch(a.function, a.column, a.parameter)
+        self.ops, self._slot_of, self.width = self._build_slots()
+        self.levels = _levels(self.windows)
+        self.sketches = Sketches(
+            (
+                Sketch(a.function, a.column, a.parameter)
                 for a in aggregations
                 if sketches.is_sketch(a.function, kinds[a.column])
-            }
+            ),
+            self.levels,
         )
-        self.levels = _levels(self.windows)
         self._windows = np.array(self.windows, np.int64).reshape(-1, 2)
 
     @classmethod
@@ -114,7 +119,7 @@ class WindowProgram:
                 if (primitive, a.column) in slot_of:
                     continue
                 op = _OPERATORS[primitive, "int" if kind == "int" else "float"]
-                column = -1 if a.column in {"", "*"} else self._slot_columns.index(a.column)
+                column = -1 if a.column in {"", "*"} else self._slot_names.index(a.column)
                 rows.append((op, column, width, int(kind == "int")))
                 slot_of[primitive, a.column] = width
                 width += kernels.WIDTHS[op]
@@ -129,49 +134,29 @@ class WindowProgram:
             late &= ts < (watermark - length) // hop * hop
         return late
 
+    def expiry_us(self, newest: Int64) -> Int64:
+        """When state whose newest event has this time is in no window any more; 0 is never [n].
+
+        The clocks of readers may be behind by CLOCK_SLACK_US.
+        """
+        if self.windows[0][0] < 0:
+            return np.zeros_like(newest)
+        reach = max(length + 2 * hop for length, hop in self.windows)
+        # Redis takes no time before 1970.
+        return np.maximum(newest + reach + CLOCK_SLACK_US, 1000)
+
     # -- folding -------------------------------------------------------------------------------
 
     def fold(self, states: Sequence[bytes | None], batch: EventBatch, now_us: int) -> list[bytes]:
-        """Fold a partition's events into the sections of its keys.
+        """Fold a partition's events into the sections of its keys: `states.fold_sections`."""
+        return fold_sections(self, states, batch, now_us)
 
-        states: [keys], the section of each key or None. batch: its `key` indexes `states`; offsets
-        ascend. Events at or below a section's offset were applied before and are skipped.
-        Returns the new sections [keys].
-        """
-        order = np.argsort(batch.key, kind="stable")
-        events_at = np.searchsorted(batch.key[order], np.arange(len(states) + 1))
-        values, valid = self._matrix(batch, order)
-        numeric = [state or b"" for state in states]
-        old = np.frombuffer(b"".join(numeric), np.int64)
-        sizes = np.array([len(part) >> 3 for part in numeric], np.int64)
-        old_at = _starts(sizes)
-        heads = np.array(
-            [int.from_bytes(part[32:40], "little") if part else 0 for part in numeric], np.int64
-        )
-        row = 3 + len(self._slot_columns)
-        room = sizes + SECTION_WORDS + np.diff(events_at) * (1 + self._width + row)
-        out_at = _starts(room + heads * (1 + self._width))
-        out = np.empty(out_at[-1], np.int64)
-        written = kernels.fold(
-            self._ops, self.levels, self._width, len(self._slot_columns), old, old_at, events_at,
-            batch.ts[order], batch.offset[order], batch.source[order], batch.watermark[order],
-            values, valid, now_us, out, out_at,
-        )  # fmt: skip
-        data = out.tobytes()
-        sections = [
-            data[start * 8 : (start + size) * 8]
-            for start, size in zip(out_at.tolist(), written.tolist(), strict=False)
-        ]
-        if self._sketches:
-            self._fold_sketches(states, sections, batch, order, events_at, now_us)
-        return sections
-
-    def _matrix(self, batch: EventBatch, order: Int64) -> tuple[Int64, Bool]:
+    def matrix(self, batch: EventBatch) -> tuple[Int64, Bool]:
         """Slot columns as one int64 matrix [n, columns] (floats by their bits), and validity."""
         n = len(batch)
-        values = np.zeros((n, len(self._slot_columns)), np.int64)
-        valid = np.zeros((n, len(self._slot_columns)), np.bool_)
-        for c, name in enumerate(self._slot_columns):
+        values = np.zeros((n, self.slot_columns), np.int64)
+        valid = np.zeros((n, self.slot_columns), np.bool_)
+        for c, name in enumerate(self._slot_names):
             column = batch.columns[name]
             known = column.valid
             if self._kinds[name] == "int":
@@ -181,82 +166,14 @@ class WindowProgram:
                 known = known & ~np.isnan(floats)
                 values[:, c] = floats.view(np.int64)
             valid[:, c] = known
-        return values[order], valid[order]
+        return values, valid
 
-    def _fold_sketches(
-        self,
-        states: Sequence[bytes | None],
-        sections: list[bytes],
-        batch: EventBatch,
-        order: Int64,
-        events_at: Int64,
-        now_us: int,
-    ) -> None:
-        columns = {s.column: batch.columns[s.column] for s in self._sketches}
-        names = sorted(columns)
-        for k, state in enumerate(states):
-            applied = -1
-            tiles: dict[int, list[Any]] = {}
-            heads: list[Any] = []
-            if state:
-                applied = int.from_bytes(state[:8], "little", signed=True)
-                tiles, heads = self._sketch_state(state)
-            watermark = int.from_bytes(sections[k][16:24], "little", signed=True)
-            events = heads
-            for e in order[events_at[k] : events_at[k + 1]].tolist():
-                if batch.offset[e] > applied:
-                    seq = (int(batch.source[e]) & 0xFFFF) << 48 | int(batch.offset[e])
-                    cells = [_cell(columns[name], e) for name in names]
-                    events.append([int(batch.ts[e]), seq, cells])
-            held = [event for event in events if event[0] > now_us]
-            self._add_to_tiles(tiles, [e for e in events if e[0] <= now_us], names, watermark)
-            tiles = self._compact_sketches(tiles, watermark)
-            blob = msgspec.msgpack.encode((tiles, held))
-            sections[k] += len(blob).to_bytes(8, "little") + blob + b"\0" * (-len(blob) % 8)
-
-    def _sketch_state(self, section: bytes) -> tuple[dict[int, list[Any]], list[Any]]:
-        """The sketches of each tile and the head events, from behind a section's words."""
+    def sketches_of(self, section: bytes) -> SketchTiles:
+        """The sketches behind a section's words."""
         tiles = int.from_bytes(section[24:32], "little")
         heads = int.from_bytes(section[32:40], "little")
-        row = 3 + len(self._slot_columns)
-        at = 8 * (SECTION_WORDS + tiles * (1 + self._width) + heads * row)
-        size = int.from_bytes(section[at : at + 8], "little")
-        return msgspec.msgpack.decode(
-            section[at + 8 : at + 8 + size], type=tuple[dict[int, list[Any]], list[Any]]
-        )
-
-    def _add_to_tiles(
-        self, tiles: dict[int, list[Any]], events: list[Any], names: list[str], watermark: int
-    ) -> None:
-        grouped: dict[int, list[Any]] = {}
-        for event in events:
-            start = int(kernels.tile_start(event[0], watermark, self.levels))
-            if start != kernels.I64_MAX:
-                grouped.setdefault(start, []).append(event)
-        for start, members in grouped.items():
-            partials = [self._lift(sketch, members, names) for sketch in self._sketches]
-            tiles[start] = self._merge(tiles[start], partials) if start in tiles else partials
-
-    def _lift(self, sketch: _Sketch, events: list[Any], names: list[str]) -> Any:
-        c = names.index(sketch.column)
-        known = [(ts, seq, cells[c]) for ts, seq, cells in events if cells[c] is not None]
-        return sketches.lift(sketch.function, sketch.parameter, known)
-
-    def _merge(self, a: list[Any], b: list[Any]) -> list[Any]:
-        return [
-            sketches.merge(s.function, s.parameter, x, y)
-            for s, x, y in zip(self._sketches, a, b, strict=True)
-        ]
-
-    def _compact_sketches(self, tiles: dict[int, list[Any]], watermark: int) -> dict[int, Any]:
-        kept: dict[int, list[Any]] = {}
-        for start in sorted(tiles):
-            to = start
-            if start != kernels.I64_MIN:
-                to = int(kernels.tile_start(start, watermark, self.levels))
-            if to != kernels.I64_MAX:
-                kept[to] = self._merge(kept[to], tiles[start]) if to in kept else tiles[start]
-        return kept
+        words = SECTION_WORDS + tiles * (1 + self.width) + heads * (3 + self.slot_columns)
+        return sketch_tiles.decode(section[8 * words :])
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -271,10 +188,10 @@ class WindowProgram:
         at = _starts(np.array([len(part) >> 3 for part in parts], np.int64))[:-1]
         partials = self._identities(len(values) * len(self.windows)).reshape(len(values), -1)
         kernels.read(
-            self._ops, self._width, len(self._slot_columns), words, at,
+            self.ops, self.width, self.slot_columns, words, at,
             np.array(owners, np.int64), self._windows, t_us, partials,
         )  # fmt: skip
-        shaped = partials.reshape(len(values), len(self.windows), self._width)
+        shaped = partials.reshape(len(values), len(self.windows), self.width)
         sketched = [self._read_sketches(sections, t_us) for sections in values]
         return [
             self._feature(a, shaped[:, self._window_index[a.window_us or -1, a.hop_us]], sketched)
@@ -283,27 +200,13 @@ class WindowProgram:
 
     def _read_sketches(self, sections: Sequence[bytes], t_us: int) -> dict[Any, Any]:
         """Merged partial of each (sketch, window) at time t."""
-        if not self._sketches:
+        if not self.sketches:
             return {}
-        names = sorted({s.column for s in self._sketches})
-        merged: dict[Any, Any] = {}
-        for window in self.windows:
-            low = kernels.I64_MIN if window[0] < 0 else (t_us - window[0]) // window[1] * window[1]
-            total = [sketches.lift(s.function, s.parameter, []) for s in self._sketches]
-            for section in sections:
-                tiles, heads = self._sketch_state(section)
-                for start, partials in tiles.items():
-                    if low <= start <= t_us:
-                        total = self._merge(total, partials)
-                now = [event for event in heads if low <= event[0] <= t_us]
-                total = self._merge(total, [self._lift(s, now, names) for s in self._sketches])
-            for sketch, partial in zip(self._sketches, total, strict=True):
-                merged[sketch, window] = partial
-        return merged
+        return self.sketches.read([self.sketches_of(s) for s in sections], self.windows, t_us)
 
     def _identities(self, n: int) -> Int64:
-        one = np.empty(self._width, np.int64)
-        kernels.identity(self._ops, one, one.view(np.float64), 0)
+        one = np.empty(self.width, np.int64)
+        kernels.identity(self.ops, one, one.view(np.float64), 0)
         return np.tile(one, (n, 1))
 
     def _feature(
@@ -312,7 +215,7 @@ class WindowProgram:
         """One feature of every row, from its window's partials [n, width]."""
         kind = self._kinds[a.column]
         if sketches.is_sketch(a.function, kind):
-            key = (_Sketch(a.function, a.column, a.parameter), (a.window_us or -1, a.hop_us))
+            key = (Sketch(a.function, a.column, a.parameter), (a.window_us or -1, a.hop_us))
             found = [sketches.finalize(a.function, a.parameter, one[key]) for one in sketched]
         else:
             found = self._from_slots(a, kind, partials)
@@ -350,7 +253,7 @@ class WindowProgram:
         events_at = np.searchsorted(events.key[order], np.arange(keys + 1))
         rows = np.lexsort((label_t_us, label_key))
         labels_at = np.searchsorted(label_key[rows], np.arange(keys + 1))
-        values, valid = self._matrix(events, order)
+        values, valid = (matrix[order] for matrix in self.matrix(events))
         ts, seq, t = events.ts[order], seq[order], label_t_us[rows]
         back = np.empty_like(rows)
         back[rows] = np.arange(len(rows))
@@ -358,7 +261,7 @@ class WindowProgram:
         for window in self.windows:
             partials = self._identities(len(rows))
             kernels.slide(
-                self._ops, self._width, events_at, ts, seq, values, valid, labels_at, t,
+                self.ops, self.width, events_at, ts, seq, values, valid, labels_at, t,
                 window[0], window[1], partials,
             )  # fmt: skip
             by_window[window] = partials[back]
@@ -377,7 +280,7 @@ class WindowProgram:
         label_key: Int64,
         label_t_us: Int64,
     ) -> list[dict[Any, Any]]:
-        if not self._sketches:
+        if not self.sketches:
             return []
         ts = events.ts[order]
         found: list[dict[Any, Any]] = []
@@ -388,10 +291,10 @@ class WindowProgram:
             for length, hop in self.windows:
                 low = kernels.I64_MIN if length < 0 else (t - length) // hop * hop
                 start = begin + int(np.searchsorted(ts[begin:end], low))
-                for sketch in self._sketches:
+                for sketch in self.sketches.wanted:
                     column = events.columns[sketch.column]
                     cells = [
-                        (int(ts[i]), int(seq[i]), _cell(column, int(order[i])))
+                        (int(ts[i]), int(seq[i]), column.cell(int(order[i])))
                         for i in range(start, high)
                     ]
                     known = [cell for cell in cells if cell[2] is not None]
@@ -445,14 +348,6 @@ def _starts(sizes: Int64) -> Int64:
     starts = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=starts[1:])
     return starts
-
-
-def _cell(column: Column, i: int) -> Any:
-    if not column.valid[i]:
-        return None
-    value = column.values[i]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _as_type(value: Any, value_type: str) -> Any:

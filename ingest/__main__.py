@@ -14,6 +14,7 @@ from prometheus_client import start_http_server
 
 from headwater import catalog_cache
 from headwater.errors import HeadwaterError
+from headwater.logs import start_logging
 from headwater.online.writer import OnlineWriter, connect
 from headwater.settings import Settings
 from ingest.worker import Worker
@@ -33,14 +34,9 @@ def main() -> int:
 
 def _run(repo: Path, until_end: bool) -> int:
     settings = Settings.from_env(os.environ)
-    logging.basicConfig(
-        level="WARNING",
-        format='{"time":"%(asctime)s","level":"%(levelname)s","logger":"%(name)s",'
-        '"message":"%(message)s"}',
-    )
+    start_logging(settings.log_level)
     # The client warns whenever a batch takes longer to decode than its event loop likes.
     logging.getLogger("kafka.net.selector").setLevel("ERROR")
-    logging.getLogger("headwater").setLevel(settings.log_level.upper())
     catalog = catalog_cache.load(repo)
     client = connect(settings.redis_url or catalog.redis_url, 10 * settings.redis_timeout_seconds)
     worker = Worker(repo, settings, OnlineWriter(client, catalog.project))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 PREFIX = "featurestore_"
@@ -47,8 +49,13 @@ class Metrics:
         )
         self.batch_seconds = Histogram(
             PREFIX + "ingest_batch_seconds",
-            "Time of one batch by step (decode, fold, log, commit)",
+            "Time of one batch by step (decode, fold, redis, log, commit)",
             ["step"],
             registry=r,
             buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
         )
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """Times one step of a batch."""
+        timer: AbstractContextManager[None] = self.batch_seconds.labels(name).time()
+        return timer

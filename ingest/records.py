@@ -75,6 +75,25 @@ class Records:
         raise NotImplementedError
 
 
+class PackedRecords(Records):
+    """Records of values that are at hand one by one, such as a client's own record objects."""
+
+    @classmethod
+    def of(
+        cls, tp: TopicPartition, values: Sequence[bytes | None], offset: Int64, timestamp_ms: Int64
+    ) -> PackedRecords:
+        """offset, timestamp_ms: [n], in offset order."""
+        texts = [b"null" if value is None else value for value in values]
+        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        at = np.cumsum(sizes + 1) - sizes
+        for i, value in enumerate(values):
+            if value is None:
+                sizes[i] = -1
+        after = int(offset[-1]) + 1 if len(offset) else 0
+        data = b"[" + b",".join(texts) + b"]"
+        return cls(tp, data, at, sizes, offset, timestamp_ms, after, after)
+
+
 class Moved(NamedTuple):
     """Partitions that a rebalance gave and took since the last call."""
 

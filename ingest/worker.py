@@ -1,4 +1,4 @@
-"""The worker's one loop: poll, decode, fold, write Redis, append to the log, commit.
+"""The worker's one loop: poll, decode, judge, fold; and beside it write Redis, log, commit.
 
 Each step may be repeated after a crash: Redis keeps the higher offset, the log knows the offsets
 that it holds, and what decides about an event (the watermark) is saved with the committed offset.
@@ -6,362 +6,395 @@ that it holds, and what decides about an event (the watermark) is saved with the
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
+import msgspec
 
 from headwater import catalog_cache
-from headwater.arrow import TIMESTAMP
-from headwater.catalog import Catalog, StreamSourcePlan
-from headwater.errors import HeadwaterError, LogConflictError, StoreUnavailableError
-from headwater.offline.log import ARRIVED, OFFSET, PARTITION, TOPIC, EventLog
-from headwater.online.sinks import Batch, Sink, make_sink
+from headwater.errors import FencedError, HeadwaterError, LogConflictError, StoreUnavailableError
+from headwater.online.progress import Place, Progress
+from headwater.online.sinks import Batch
 from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
-from headwater.windows import WindowProgram
-from ingest import broker
-from ingest.decode import Decoded, JsonDecoder
+from ingest.checkpoint import Checkpoint, Jobs, Written
+from ingest.clients import open_consumer
+from ingest.judge import NO_TIME
 from ingest.metrics import Metrics
+from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
+from ingest.route import StreamRoute
+from ingest.status import Status
+from ingest.takeover import Takeover
 
 logger = logging.getLogger("headwater.ingest")
-NO_TIME = -(2**62)
+#: How long the loop waits for messages before it looks at what else is to be done.
+POLL_SECONDS = 0.05
+#: Pause after a store failed.
+BACK_OFF_SECONDS = 0.5
+#: Offsets that a rebuilt view may be behind to be brought up by the worker itself.
+TAKEOVER_OFFSETS = 1_000_000
 
 
-class StreamRoute:
-    """One Kafka source: how it is decoded, which views it feeds, where its log is."""
+class Saved(msgspec.Struct):
+    """What is saved beside a committed offset."""
 
-    def __init__(
-        self, catalog: Catalog, stream: StreamSourcePlan, writer: OnlineWriter, cache_keys: int
-    ) -> None:
-        self.stream = stream
-        self.decoder = JsonDecoder(stream)
-        views = catalog.views_of_stream(stream.name)
-        self.views = views
-        self.sinks: list[Sink] = [
-            make_sink(catalog.project, view, writer, cache_keys) for view in views if view.online
-        ]
-        only_windows = bool(views) and all(view.kind == "window" for view in views)
-        self.programs = [WindowProgram.of(view) for view in views] if only_windows else []
-        self.log = EventLog(stream)
-        self.buffer: list[pa.Table] = []
-        self.newest_us = NO_TIME
-
-    def late(self, ts: Any, watermark: Any) -> Any:
-        """Which events are late: by the source's delay, or where no view can use them."""
-        if self.stream.watermark_delay_us is not None:
-            return ts < watermark - self.stream.watermark_delay_us
-        late = np.full(len(ts), bool(self.programs))
-        for program in self.programs:
-            late &= program.is_late(ts, watermark)
-        return late
+    watermark: int
 
 
-class Worker(ConsumerRebalanceListener):  # type: ignore[misc]
+class Worker:
     """Owns some partitions of the project's topics and takes their events in."""
 
     def __init__(self, repo: Path, settings: Settings, writer: OnlineWriter) -> None:
         self.repo, self.settings, self.writer = repo, settings, writer
         self.metrics = Metrics()
         self.stopping = False
-        self._moved = False
-        self._servers = ""
-        self._routes: dict[str, list[StreamRoute]] = {}
-        self._watermarks: dict[TopicPartition, int] = {}
+        self._progress = Progress(writer.client, writer.project)
+        self._takeover = Takeover(self._progress)
         self._positions: dict[TopicPartition, int] = {}
+        self._watermarks: dict[TopicPartition, int] = {}
+        self._dead: list[tuple[TopicPartition, DeadLetter]] = []
+        self._jobs = Jobs()
+        self._written: Written | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._clean = True
+        self._behind = False
         self._rows = 0
-        self._flushed = time.monotonic()
-        self._dead: Any = None
+        self._wrote = self._saved = self._looked = time.monotonic()
         self._load()
-        self.consumer: KafkaConsumer = broker.consumer(
-            self._servers, self._group, settings.batch_records
-        )
+        self.status = Status(writer, self.metrics)
+        self.consumer: Consumer = open_consumer(settings.kafka_client, self._servers, self._group)
 
     def _load(self) -> None:
         self._fingerprint = catalog_cache.fingerprint(self.repo)
         self.catalog = catalog = catalog_cache.load(self.repo)
         self._group = self.settings.group or f"headwater-{catalog.project}"
         routes: dict[str, list[StreamRoute]] = defaultdict(list)
+        servers = {s.bootstrap_servers for s in catalog.streams.values()}
         for stream in catalog.streams.values():
-            route = StreamRoute(catalog, stream, self.writer, self.settings.state_cache_keys)
+            route = StreamRoute(catalog, stream, self.writer, self.settings, self.metrics)
             for topic in stream.topics:
                 routes[topic].append(route)
-            self._servers = self.settings.kafka_bootstrap_servers or stream.bootstrap_servers
         if not routes:
             raise HeadwaterError("the catalogue has no Kafka source; there is nothing to ingest")
+        if len(servers) > 1 and not self.settings.kafka_bootstrap_servers:
+            raise HeadwaterError(
+                f"the Kafka sources name different brokers, {sorted(servers)}; one worker reads "
+                "from one: set KAFKA_BOOTSTRAP_SERVERS"
+            )
+        self._servers = self.settings.kafka_bootstrap_servers or servers.pop()
         self._routes = dict(routes)
+
+    @property
+    def routes(self) -> list[StreamRoute]:
+        """Every route once."""
+        return list({id(r): r for routes in self._routes.values() for r in routes}.values())
 
     # -- the loop --------------------------------------------------------------------------------
 
     def run(self, until_end: bool) -> None:
         """Take events in until `stopping` is set, or the end that was seen at the start."""
+        self.consumer.subscribe(sorted(self._routes))
         ends = self._ends() if until_end else {}
-        self.consumer.subscribe(sorted(self._routes), listener=self)
-        checked = time.monotonic()
         while not self.stopping:
-            polled = self.consumer.poll(timeout_ms=100, max_records=self.settings.batch_records)
             try:
-                if self._moved:
-                    # Whoever owns a partition now starts at its committed offset; so do we.
-                    self._moved = False
+                if not self._clean:
                     self._start_over()
-                    continue
-                for tp, records in polled.items():
-                    self._take(tp, records)
-                due = time.monotonic() - self._flushed >= self.settings.log_flush_seconds
-                if due or self._rows >= self.settings.log_flush_rows:
+                self._turn()
+                if until_end and self._reached(ends):
                     self.flush()
+                    break
+            except (FencedError, LogConflictError) as error:
+                self._clean = False
+                logger.warning("%s", error)
             except StoreUnavailableError as error:
+                self._clean = False
                 logger.warning("%s; reading again from the committed offsets", error)
-                time.sleep(0.5)
-                self._start_over()
-            if until_end and self._reached(ends):
-                break
-            if time.monotonic() - checked > 1.0:
-                checked = time.monotonic()
-                self._check_catalog()
-        self.flush()
-        self.consumer.close(autocommit=False)
+                time.sleep(BACK_OFF_SECONDS)
+        if self.stopping:
+            self._last_flush()
+        self._jobs.close()
+        self.consumer.close()
 
-    def _owned(self) -> set[TopicPartition]:
-        return set(self.consumer.assignment())
-
-    def _ends(self) -> dict[TopicPartition, int]:
-        """The end offset of every partition of the project's topics."""
-        parts = [
-            TopicPartition(topic, partition)
-            for topic in self._routes
-            for partition in self.consumer.partitions_for_topic(topic) or ()
-        ]
-        return dict(self.consumer.end_offsets(parts)) if parts else {}
-
-    def _reached(self, ends: dict[TopicPartition, int]) -> bool:
-        """Whether this worker, or for other partitions another one, has got to the ends."""
-        owned = self._owned()
-        for tp, end in ends.items():
-            at = self._positions.get(tp)
-            if at is None and tp in owned:
-                at = int(self.consumer.position(tp))
-            elif at is None and end:
-                at = self.consumer.committed(tp) or 0
-            if end and (at or 0) < end:
-                return False
-        return True
-
-    def _take(self, tp: TopicPartition, records: list[Any]) -> None:
-        offsets = np.fromiter((r.offset for r in records), np.int64, len(records))
-        stamps = np.fromiter((r.timestamp * 1000 for r in records), np.int64, len(records))
-        start = self._watermark(tp)
-        newest = start
-        for route in self._routes[tp.topic]:
-            with self.metrics.batch_seconds.labels("decode").time():
-                decoded = route.decoder.decode([r.value for r in records])
-            newest = max(newest, self._apply(route, tp, records, offsets, stamps, decoded, start))
-        self._watermarks[tp] = newest
-        self._positions[tp] = int(offsets[-1]) + 1
-        self._rows += len(records)
-        self._show_lag(tp, records[-1].timestamp)
-
-    def _apply(
-        self, route: StreamRoute, tp: TopicPartition, records: list[Any], offsets: Any,
-        stamps: Any, decoded: Decoded, start: int,
-    ) -> int:  # fmt: skip
-        """One source's part of a batch; returns the partition's watermark after it."""
-        rejected = [(at, "invalid", reason) for at, reason in decoded.rejected]
-        kept = np.array(decoded.kept, np.int64)
-        ts = _micros(decoded.columns, route.decoder.event_time_column)
-        ahead = ts > stamps[kept] + int(self.settings.max_future_seconds * 1e6)
-        rejected += [
-            (int(kept[i]), "future", f"event time {ts[i]} us is ahead of its record's timestamp")
-            for i in np.flatnonzero(ahead)
-        ]
-        watermark = np.maximum.accumulate(np.where(ahead, NO_TIME, np.maximum(ts, start)))
-        watermark = np.maximum(watermark, start)
-        late = route.late(ts, watermark) & ~ahead
-        rejected += [
-            (int(kept[i]), "late", f"event time {ts[i]} us is behind the watermark {watermark[i]}")
-            for i in np.flatnonzero(late)
-        ]
-        good = np.flatnonzero(~ahead & ~late)
-        self._dead_letters(tp, records, rejected)
-        if len(good):
-            events = decoded.columns.take(good)
-            created = _created(events, route.stream)
-            batch = Batch(
-                tp.topic, tp.partition, events, ts[good], created, offsets[kept[good]],
-                watermark[good],
-            )  # fmt: skip
-            now_us = time.time_ns() // 1000
-            with self.metrics.batch_seconds.labels("fold").time():
-                for sink in route.sinks:
-                    sink.apply(batch, now_us)
-            route.buffer.append(_logged(route.log, batch, now_us))
-            route.newest_us = max(route.newest_us, int(ts[good].max()))
-            self.writer.raise_clocks(
-                {("online", view.name): route.newest_us for view in route.views if view.online}
-            )
-        self.metrics.records.labels(tp.topic, "applied").inc(len(good))
-        self.metrics.records.labels(tp.topic, "rejected").inc(len(rejected))
-        return int(watermark[-1]) if len(watermark) else start
-
-    def _dead_letters(
-        self, tp: TopicPartition, records: list[Any], rejected: Iterable[tuple[int, str, str]]
-    ) -> None:
-        for at, kind, reason in rejected:
-            if self._dead is None:
-                self._dead = broker.producer(self._servers)
-            record = records[at]
-            headers = [
-                *[(k, v) for k, v in record.headers or [] if not k.startswith("headwater-")],
-                ("headwater-reason", f"{kind}: {reason}".encode()),
-                ("headwater-topic", tp.topic.encode()),
-                ("headwater-partition", str(tp.partition).encode()),
-                ("headwater-offset", str(record.offset).encode()),
-            ]
-            self._dead.send(
-                f"{tp.topic}.dead-letter", value=record.value, key=record.key, headers=headers
-            )
-            self.metrics.rejected.labels(tp.topic, kind).inc()
-
-    def flush(self) -> None:
-        """Append to the log, hand over dead letters, commit; in this order."""
-        self._flushed = time.monotonic()
-        if not self._positions:
-            return
-        routes = {id(r): r for routes in self._routes.values() for r in routes}
-        clocks: dict[tuple[str, str], int] = {}
+    def _last_flush(self) -> None:
         try:
-            with self.metrics.batch_seconds.labels("log").time():
-                for route in routes.values():
-                    self._append(route)
-                    clocks.update({("offline", v.name): route.newest_us for v in route.views
-                                   if route.newest_us > NO_TIME})  # fmt: skip
-        except LogConflictError as error:
-            logger.warning("%s", error)
-            self._start_over()
-            return
-        if self._dead is not None:
-            self._dead.flush()
-        self.writer.raise_clocks(clocks)
-        commit = {
-            tp: OffsetAndMetadata(offset, json.dumps({"watermark": self._watermarks[tp]}), -1)
-            for tp, offset in self._positions.items()
-        }
-        with self.metrics.batch_seconds.labels("commit").time():
-            self.consumer.commit(commit)
-        self._positions.clear()
-        self._rows = 0
-        self._show_clocks(routes.values())
+            self.flush()
+        except HeadwaterError as error:
+            # Whoever takes the partitions over reads again what is not committed.
+            logger.warning("stopping without a last commit: %s", error)
 
-    def _append(self, route: StreamRoute) -> None:
-        if route.buffer:
-            last = {
-                (tp.topic, tp.partition): offset - 1
-                for tp, offset in self._positions.items()
-                if tp.topic in route.stream.topics
-            }
-            route.log.append(pa.concat_tables(route.buffer), last)
-            route.buffer.clear()
+    def _turn(self) -> None:
+        polled = self.consumer.poll(POLL_SECONDS, self.settings.batch_records)
+        moved = self.consumer.moved()
+        if moved.revoked:
+            self._give_up(moved.revoked)
+        for tp in sorted(moved.assigned):
+            self._begin(tp)
+        self._behind = False
+        for records in polled:
+            # A partition that came just now was read from another place than its position.
+            if records.tp in self._positions and records.tp not in moved.assigned:
+                self._take(records)
+                self._behind |= records.next_offset < records.end_offset
+        self._hand_over()
+        if time.monotonic() - self._looked > 1.0:
+            self._looked = time.monotonic()
+            self._look_around()
+
+    def _begin(self, tp: TopicPartition) -> None:
+        """Take a partition over at its committed offset."""
+        held = self.consumer.committed([tp])[tp]
+        position = held.offset if held else self.consumer.beginnings([tp])[tp]
+        places = {
+            Place(sink.prefix, *tp): route.log_end(tp)
+            for route in self._routes.get(tp.topic, ())
+            for sink in route.sinks
+        }
+        self._takeover.begin(places, position)
+        self.consumer.seek(tp, position)
+        saved = held.metadata if held else ""
+        self._watermarks[tp] = (
+            msgspec.json.decode(saved, type=Saved).watermark if saved else NO_TIME
+        )
+        self._positions[tp] = position
+
+    def _give_up(self, revoked: Iterable[TopicPartition]) -> None:
+        """Partitions are somebody else's: write what is pending (it is true), forget the rest."""
+        self._write_now()
+        for tp in revoked:
+            self._positions.pop(tp, None)
+            self._watermarks.pop(tp, None)
+            self._takeover.end(tp)
+            self.status.gave_up(tp)
+            for route in self._routes.get(tp.topic, ()):
+                route.forget(tp)
+        self._dead = [(tp, letter) for tp, letter in self._dead if tp in self._positions]
 
     def _start_over(self) -> None:
         """Forget what is not committed; the events are read again."""
-        self._forget()
-        for tp in self._owned():
-            held = self.consumer.committed(tp)
-            if held is None:
-                self.consumer.seek_to_beginning(tp)
-            else:
-                self.consumer.seek(tp, held)
-
-    def _forget(self) -> None:
+        self._jobs.wait()
+        self._written = self._checkpoint = None
+        self._dead.clear()
         self._positions.clear()
-        self._watermarks.clear()
         self._rows = 0
-        for routes in self._routes.values():
-            for route in routes:
-                route.buffer.clear()
-                for sink in route.sinks:
-                    sink.forget()
+        for route in self.routes:
+            route.forget()
+        for tp in sorted(self.consumer.assignment()):
+            self._begin(tp)
+        self._clean = True
 
-    # -- rebalances and catalogue changes ----------------------------------------------------------
+    def _take(self, records: Records) -> None:
+        tp, newest = records.tp, self._watermarks[records.tp]
+        if len(records):
+            now_us = time.time_ns() // 1000
+            for route in self._routes[tp.topic]:
+                taken = route.take(records, self._watermarks[tp])
+                newest = max(newest, taken.watermark)
+                for at, kind, reason in taken.rejected:
+                    self._dead.append((tp, _dead_letter(records, at, kind, reason)))
+                if taken.batch is not None:
+                    self._fold(route, taken.batch, now_us)
+                self.status.took(tp, taken)
+            self._rows += len(records)
+        self._watermarks[tp] = newest
+        self._positions[tp] = records.next_offset
+        self.status.reached(records, newest)
 
-    # The client runs these inside its own event loop, where it can be asked nothing: they only
-    # take note, and the loop acts after the poll.
+    def _fold(self, route: StreamRoute, batch: Batch, now_us: int) -> None:
+        tp = TopicPartition(batch.topic, batch.partition)
+        with self.metrics.step("fold"):
+            for sink in route.sinks:
+                if self._takeover.live(sink.prefix, tp):
+                    sink.apply(batch, now_us)
 
-    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        self._moved = self._moved or bool(list(revoked))
+    # -- writing ---------------------------------------------------------------------------------
 
-    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        self._moved = self._moved or bool(list(assigned))
+    def _hand_over(self) -> None:
+        """Give the threads what is due, and commit what they have done."""
+        now = time.monotonic()
+        if self._written is not None and self._written.done:
+            self._collect()
+        if self._checkpoint is not None and self._checkpoint.done:
+            self._commit()
+        full = self._rows >= self.settings.log_flush_rows
+        if self._checkpoint is not None and self._rows >= 2 * self.settings.log_flush_rows:
+            self._commit()  # waits: what is read may not outgrow what is written
+        if self._checkpoint is None and (
+            full or (self._rows and now - self._saved >= self.settings.log_flush_seconds)
+        ):
+            self._save()
+        elif self._written is None and (
+            not self._behind or now - self._wrote >= self.settings.write_seconds
+        ):
+            self._write()
 
-    def _watermark(self, tp: TopicPartition) -> int:
-        """The partition's watermark; from its committed offset when it is new here."""
-        if tp not in self._watermarks:
-            held = self.consumer.committed(tp, metadata=True)
-            text = held.metadata if held is not None else ""
-            self._watermarks[tp] = json.loads(text)["watermark"] if text else NO_TIME
-        return self._watermarks[tp]
+    def _write(self) -> None:
+        """Let the writing thread bring Redis up to the positions."""
+        self._collect()
+        self._wrote = time.monotonic()
+        moves = self._takeover.moves(self._positions)
+        commands = [c for route in self.routes for sink in route.sinks for c in sink.take()]
+        if not commands and not moves:
+            return
+        clocks = {
+            ("online", view.name): route.newest_us
+            for route in self.routes
+            for view in route.views
+            if view.online and route.newest_us > NO_TIME
+        }
 
-    def _check_catalog(self) -> None:
+        def job() -> dict[Place, int | None]:
+            with self.metrics.step("redis"):
+                for one in commands:
+                    self.writer.run(one)
+                self.writer.raise_clocks(clocks)
+                return self._progress.move(moves)
+
+        self._written = Written(moves, self._jobs.redis(job))
+
+    def _collect(self) -> None:
+        """Wait for the write under way, and take note of what it found."""
+        written, self._written = self._written, None
+        if written is not None:
+            for place in self._takeover.moved(written.moves, written.result()):
+                logger.warning(
+                    "Redis has lost the state of view %s for %s-%d; it is rebuilt from the log",
+                    self._view_of(place), place.topic, place.partition,
+                )  # fmt: skip
+                for route in self._routes.get(place.topic, ()):
+                    for sink in route.sinks:
+                        if sink.prefix == place.prefix:
+                            sink.forget((place.topic, place.partition))
+
+    def _view_of(self, place: Place) -> str:
+        sinks = [sink for route in self.routes for sink in route.sinks]
+        return next((s.view.name for s in sinks if s.prefix == place.prefix), "?")
+
+    def _write_now(self) -> None:
+        self._write()
+        self._collect()
+
+    def _save(self) -> None:
+        """Begin a checkpoint: Redis and the log brought up to the positions, then a commit."""
+        self._write()
+        self._saved = time.monotonic()
+        positions = {
+            tp: Committed(at, msgspec.json.encode(Saved(self._watermarks[tp])).decode())
+            for tp, at in self._positions.items()
+        }
+        jobs: list[Future[Any]] = [self._written.future] if self._written is not None else []
+        appends = [route.appending(self._positions) for route in self.routes]
+        clocks = {
+            ("offline", view.name): route.newest_us
+            for route in self.routes
+            for view in route.views
+            if route.newest_us > NO_TIME
+        }
+
+        def append() -> None:
+            with self.metrics.step("log"):
+                for one in appends:
+                    one()
+                self.writer.raise_clocks(clocks)
+
+        jobs.append(self._jobs.log(append))
+        self._checkpoint = Checkpoint(positions, [letter for _, letter in self._dead], jobs)
+        self._dead = []
+        self._rows = 0
+
+    def _commit(self) -> None:
+        """Wait for the checkpoint under way, and commit it."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is None:
+            return
+        checkpoint.wait()
+        self._collect()
+        with self.metrics.step("commit"):
+            owned = {tp: at for tp, at in checkpoint.positions.items() if tp in self._positions}
+            self.consumer.commit(owned, checkpoint.dead)
+        self.status.committed(owned)
+        for route in self.routes:
+            self.status.show(route, self._watermarks)
+
+    def flush(self) -> None:
+        """Write, log and commit everything that was taken in."""
+        self._commit()
+        self._save()
+        self._commit()
+
+    # -- ends ------------------------------------------------------------------------------------
+
+    def _ends(self) -> dict[TopicPartition, int]:
+        """The end offset of every partition of the project's topics."""
+        partitions = [tp for topic in self._routes for tp in self.consumer.partitions(topic)]
+        return self.consumer.ends(partitions) if partitions else {}
+
+    def _reached(self, ends: dict[TopicPartition, int]) -> bool:
+        """Whether this worker, or for other partitions another one, has got to the ends."""
+        if any(self._positions.get(tp, end) < end for tp, end in ends.items()):
+            return False
+        others = [tp for tp in ends if tp not in self._positions]
+        if not others:
+            return True
+        begins, committed = self.consumer.beginnings(others), self.consumer.committed(others)
+        return all(
+            ends[tp] <= begins[tp] or ((at := committed[tp]) is not None and at.offset >= ends[tp])
+            for tp in others
+        )
+
+    # -- once a second -----------------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        self.status.publish()
+        self._bring_up()
+        self._trim()
         try:
-            if catalog_cache.fingerprint(self.repo) == self._fingerprint:
-                return
-            self.flush()
+            changed = catalog_cache.fingerprint(self.repo) != self._fingerprint
+        except (HeadwaterError, OSError) as error:
+            logger.warning("the catalogue stays as it was: %s", error)
+            return
+        if changed:
+            self._reload()
+
+    def _reload(self) -> None:
+        """Use a new catalogue from the positions on."""
+        self.flush()
+        try:
             self._load()
         except (HeadwaterError, OSError) as error:
             logger.warning("the catalogue stays as it was: %s", error)
             return
-        self.consumer.subscribe(sorted(self._routes), listener=self)
+        self.consumer.subscribe(sorted(self._routes))
+        self._clean = False
         logger.info("catalogue %s is in use", self.catalog.version)
 
-    # -- what is shown ---------------------------------------------------------------------------
+    def _trim(self) -> None:
+        limit = self.settings.state_cache_bytes
+        if any(sink.nbytes > limit for route in self.routes for sink in route.sinks):
+            self._write_now()
+            for route in self.routes:
+                for sink in route.sinks:
+                    sink.trim(limit)
 
-    def _show_lag(self, tp: TopicPartition, record_ms: int) -> None:
-        end = self.consumer.highwater(tp)
-        labels = (tp.topic, str(tp.partition))
-        if end is not None:
-            self.metrics.lag_records.labels(*labels).set(max(0, end - self._positions[tp]))
-        self.metrics.lag_seconds.labels(*labels).set(max(0.0, time.time() - record_ms / 1000))
-
-    def _show_clocks(self, routes: Iterable[StreamRoute]) -> None:
-        for route in routes:
-            marks = [w for tp, w in self._watermarks.items() if tp.topic in route.stream.topics]
-            for view in route.views:
-                if route.newest_us > NO_TIME:
-                    seconds = route.newest_us / 1e6
-                    self.metrics.last_event.labels(view.name, "source").set(seconds)
-                    self.metrics.watermark.labels(view.name).set(max(marks) / 1e6)
+    def _bring_up(self) -> None:
+        """Take over the pending views that were rebuilt so far that little is missing."""
 
 
-def _micros(events: pa.Table, name: str) -> Any:
-    return events[name].cast(pa.int64()).to_numpy()
-
-
-def _created(events: pa.Table, stream: StreamSourcePlan) -> Any:
-    if not stream.created_field:
-        return None
-    name = stream.field_mapping.get(stream.created_field, stream.created_field)
-    if name not in events.column_names:
-        return None
-    return events[name].cast(pa.int64()).fill_null(0).to_numpy()
-
-
-def _logged(log: EventLog, batch: Batch, now_us: int) -> pa.Table:
-    n = len(batch.ts)
+def _dead_letter(records: Records, at: int, kind: str, reason: str) -> DeadLetter:
+    original = records.original(at)
     own = {
-        TOPIC: pa.array([batch.topic] * n, pa.string()),
-        PARTITION: pa.array(np.full(n, batch.partition), pa.int32()),
-        OFFSET: pa.array(batch.offsets),
-        ARRIVED: pa.array(np.full(n, now_us), pa.int64()).cast(TIMESTAMP),
+        "headwater-reason": f"{kind}: {reason}",
+        "headwater-topic": records.tp.topic,
+        "headwater-partition": str(records.tp.partition),
+        "headwater-offset": str(records.offset[at]),
     }
-    table = batch.events
-    for name, column in own.items():
-        table = table.append_column(name, column)
-    return table.select(log.schema.names).cast(log.schema)
+    headers = [
+        *[(name, value) for name, value in original.headers if name not in own],
+        *[(name, text.encode()) for name, text in own.items()],
+    ]
+    topic = f"{records.tp.topic}.dead-letter"
+    return DeadLetter(topic, Original(original.key, original.value, headers))

@@ -1,18 +1,30 @@
-"""What one batch of a partition's events becomes in Redis: newest rows, and folded windows."""
+"""What a partition's events become in Redis: newest rows, and folded windows.
+
+`apply` only changes memory; `take` gives what changed since as Redis commands, which another
+thread may run while the next events are applied.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+from numba import njit
 
-from headwater.arrow import arrow_type, numpy_column
+from headwater.arrow import numpy_column
 from headwater.catalog import ViewPlan, column_kind
-from headwater.codec import RowCodec, key_prefix, redis_keys, section_source, split_sections
+from headwater.codec import key_prefix, section_source, split_sections
+from headwater.interning import Int64, KeyTable, Texts, entity_texts, texts
+from headwater.online.commands import Commands
+from headwater.online.rows import RowPacker
 from headwater.online.writer import OnlineWriter
+from headwater.states import WindowStates
 from headwater.transform import transform_events
-from headwater.windows import Column, EventBatch, Int64, WindowProgram, source_id
+from headwater.windows import Column, EventBatch, WindowProgram, source_id
+
+Place = tuple[str, int]
 
 
 class Batch:
@@ -24,8 +36,24 @@ class Batch:
     ) -> None:  # fmt: skip
         self.topic, self.partition, self.events = topic, partition, events
         self.ts, self.created, self.offsets, self.watermark = ts, created, offsets, watermark
+        self._made: dict[str, tuple[pa.Table, Int64]] = {}
+
+    @property
+    def place(self) -> Place:
+        return self.topic, self.partition
+
+    def transformed(self, view: ViewPlan) -> tuple[pa.Table, Int64]:
+        """The view's udf over the events, run once: its columns, and the event each row is of.
+
+        Raises HeadwaterError where the function fails.
+        """
+        assert view.udf is not None  # noqa: S101 (narrows the type for mypy)
+        if view.name not in self._made:
+            self._made[view.name] = transform_events(view.udf, self.events)
+        return self._made[view.name]
 
     def take(self, rows: Int64, events: pa.Table | None = None) -> Batch:
+        """Some of the events; `events` where a transformation made other columns of them."""
         created = None if self.created is None else self.created[rows]
         return Batch(
             self.topic, self.partition, self.events.take(rows) if events is None else events,
@@ -34,36 +62,65 @@ class Batch:
 
 
 class Sink(Protocol):
-    """Applies batches to one view. Applying one again changes nothing."""
+    """Applies batches to one view. Applying one again changes nothing in Redis."""
 
     view: ViewPlan
+    prefix: bytes
 
     def apply(self, batch: Batch, now_us: int) -> int:
-        """Write the batch's effect to Redis; returns the events that the view used."""
+        """Fold a batch in memory; returns the events that the view used. May read from Redis."""
         ...
 
-    def forget(self) -> None:
-        """Drop what is cached: partitions moved, or another worker was ahead."""
+    @property
+    def dirty(self) -> int:
+        """Keys that changed since `take`."""
+        ...
+
+    def take(self) -> list[Commands]:
+        """What writes the keys that changed; from now on they count as written."""
+        ...
+
+    def forget(self, place: Place | None = None) -> None:
+        """Drop what is in memory of one topic's partition, or of all."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its states take in memory."""
+        ...
+
+    def trim(self, limit: int) -> None:
+        """Keep memory near `limit` bytes; only while nothing is dirty or being written."""
         ...
 
 
-def make_sink(project: str, view: ViewPlan, writer: OnlineWriter, cache_keys: int) -> Sink:
+def write(sinks: Sequence[Sink], writer: OnlineWriter) -> None:
+    """Write what changed in some sinks, now."""
+    for sink in sinks:
+        for commands in sink.take():
+            writer.run(commands)
+
+
+def make_sink(project: str, view: ViewPlan, writer: OnlineWriter) -> Sink:
     if view.kind == "window":
-        return WindowSink(project, view, writer, cache_keys)
+        return WindowSink(project, view, writer)
     return RowSink(project, view, writer)
 
 
-def _prepare(view: ViewPlan, batch: Batch) -> tuple[Batch, list[list[Any]]]:
-    """The events after the view's udf, without those whose key is null, and their key columns."""
+def _prepare(view: ViewPlan, batch: Batch) -> tuple[Batch, Texts]:
+    """The events after the view's udf, without those whose key is null, and their key texts."""
     if view.udf is not None:
-        events, rows = transform_events(view.udf, batch.events)
+        events, rows = batch.transformed(view)
         batch = batch.take(rows, events)
     known = np.ones(len(batch.ts), np.bool_)
     for key in view.join_keys:
-        known &= np.asarray(batch.events[key.name].combine_chunks().is_valid())
+        column = batch.events[key.name]
+        if column.null_count:
+            known &= np.asarray(column.combine_chunks().is_valid())
     if not known.all():
         batch = batch.take(np.flatnonzero(known))
-    return batch, [batch.events[key.name].to_pylist() for key in view.join_keys]
+    columns = [batch.events[key.name] for key in view.join_keys]
+    return batch, entity_texts(columns, len(batch.ts))
 
 
 class RowSink:
@@ -71,87 +128,145 @@ class RowSink:
 
     def __init__(self, project: str, view: ViewPlan, writer: OnlineWriter) -> None:
         self.view, self._writer = view, writer
-        self._codec, self._prefix = RowCodec.of(view), key_prefix(project, view)
+        self._packer, self.prefix = RowPacker(view), key_prefix(project, view)
+        self._names = [field.name for field in view.features]
+        self._has_created = False
+        self.forget()
+
+    def forget(self, place: Place | None = None) -> None:
+        """Rows are compared in Redis: what waits may be dropped, since it is read again."""
+        self._keys = KeyTable()
+        self._tables: list[pa.Table] = []
+        self._rows = 0
+        # Of each key its newest row: event time, created, partition, offset, row among the tables.
+        self._newest = np.empty((0, 5), np.int64)
+
+    nbytes = 0
+
+    def trim(self, limit: int) -> None:
+        """Nothing is kept once it is written."""
 
     def apply(self, batch: Batch, now_us: int) -> int:
-        batch, columns = _prepare(self.view, batch)
+        batch, keys = _prepare(self.view, batch)
         n = len(batch.ts)
         if not n:
             return 0
-        keys = redis_keys(self._prefix, columns, n)
+        before = self._keys.size
+        numbers = self._keys.intern(keys)
+        if self._keys.size > len(self._newest):
+            room = max(self._keys.size, 2 * len(self._newest))
+            newest = np.full((room, 5), np.iinfo(np.int64).min)
+            newest[:before] = self._newest[:before]
+            self._newest = newest
         created = batch.created if batch.created is not None else np.zeros(n, np.int64)
-        order = np.lexsort((batch.offsets, created, batch.ts)).tolist()
-        newest = {keys[i]: i for i in order}
-        rows = np.fromiter(newest.values(), np.int64, len(newest))
-        cells = [self._cells(batch, field.name, field.type, rows) for field in self.view.features]
-        made = None if batch.created is None else batch.created[rows].tolist()
-        packed = [
-            self._codec.pack(ts, made[at] if made else None, batch.partition, offset, values)
-            for at, (ts, offset, *values) in enumerate(
-                zip(batch.ts[rows].tolist(), batch.offsets[rows].tolist(), *cells, strict=True)
-            )
-        ]
-        self._writer.write_rows(list(newest), packed)
+        _take_newest(
+            self._newest, numbers, batch.ts, created, batch.partition, batch.offsets, self._rows
+        )
+        names = [name for name in self._names if name in batch.events.column_names]
+        self._tables.append(batch.events.select(names))
+        self._has_created = batch.created is not None
+        self._rows += n
         return n
 
-    def _cells(self, batch: Batch, name: str, value_type: str, rows: Int64) -> list[Any]:
-        if name not in batch.events.column_names:
-            return [None] * len(rows)
-        column = batch.events[name].take(rows).cast(arrow_type(value_type))
-        if value_type == "UNIX_TIMESTAMP":
-            column = column.cast(pa.int64())
-        values: list[Any] = column.to_pylist()
-        return values
+    @property
+    def dirty(self) -> int:
+        return self._keys.size
 
-    def forget(self) -> None:
-        """Rows are compared in Redis; nothing is cached."""
+    def take(self) -> list[Commands]:
+        n = self._keys.size
+        if not n:
+            return []
+        newest, keys = self._newest[:n], self._keys.texts
+        table = pa.concat_tables(self._tables).take(pa.array(newest[:, 4]))
+        columns = [table[n] if n in table.column_names else None for n in self._names]
+        made = newest[:, 1] if self._has_created else None
+        rows = self._packer.pack(newest[:, 0], made, columns, newest[:, 2], newest[:, 3])
+        self.forget()
+        return [self._writer.rows(self.prefix, keys, rows)]
+
+
+@njit(cache=True, nogil=True)
+def _take_newest(newest, number, ts, created, partition, offset, first):
+    for i in range(number.size):
+        held = newest[number[i]]
+        newer = ts[i] > held[0]
+        if ts[i] == held[0]:
+            newer = created[i] > held[1]
+            if created[i] == held[1]:
+                newer = partition > held[2] or (partition == held[2] and offset[i] >= held[3])
+        if newer:
+            held[0], held[1], held[2], held[3] = ts[i], created[i], partition, offset[i]
+            held[4] = first + i
 
 
 class WindowSink:
     """Windows: each key's section for this partition, folded and written under its offset."""
 
-    def __init__(self, project: str, view: ViewPlan, writer: OnlineWriter, cache_keys: int) -> None:
-        self.view, self._writer, self._limit = view, writer, cache_keys
-        self._program, self._prefix = WindowProgram.of(view), key_prefix(project, view)
+    def __init__(self, project: str, view: ViewPlan, writer: OnlineWriter) -> None:
+        self.view, self._writer = view, writer
+        self._program, self.prefix = WindowProgram.of(view), key_prefix(project, view)
         self._kinds = {a.column: column_kind(a.column_type) for a in view.aggregations}
-        self._cache: dict[tuple[bytes, int], bytes | None] = {}
+        self._states: dict[Place, WindowStates] = {}
+
+    def forget(self, place: Place | None = None) -> None:
+        if place is None:
+            self._states.clear()
+        else:
+            self._states.pop(place, None)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(states.nbytes for states in self._states.values())
+
+    def trim(self, limit: int) -> None:
+        if self.nbytes > limit:
+            for states in self._states.values():
+                states.shrink()
 
     def apply(self, batch: Batch, now_us: int) -> int:
-        batch, columns = _prepare(self.view, batch)
+        batch, keys = _prepare(self.view, batch)
         n = len(batch.ts)
         if not n:
             return 0
         source = source_id(batch.topic, batch.partition)
-        index: dict[bytes, int] = {}
-        key = np.fromiter(
-            (index.setdefault(k, len(index)) for k in redis_keys(self._prefix, columns, n)),
-            np.int64,
-            n,
-        )
-        keys = list(index)
+        states = self._states.get(batch.place)
+        if states is None:
+            states = self._states[batch.place] = WindowStates(self._program, source)
+        key, fresh = states.intern(keys)
+        if len(fresh):
+            states.load(fresh, self._stored(states.texts(fresh), source))
+        columns = {name: self._column(batch, name) for name in self._program.columns}
         events = EventBatch(
-            key, batch.ts, batch.offsets, np.full(n, source, np.int64), batch.watermark,
-            {name: self._column(batch, name) for name in self._program.columns},
-        )  # fmt: skip
-        sections = self._program.fold(self._states(keys, source), events, now_us)
-        refused = self._writer.write_sections(keys, sections)
-        self._cache.update(((k, source), s) for k, s in zip(keys, sections, strict=True))
-        for at in refused:
-            del self._cache[keys[at], source]
+            key, batch.ts, batch.offsets, np.full(n, source, np.int64), batch.watermark, columns
+        )
+        states.fold(key, events, now_us)
         return n - int(self._program.is_late(batch.ts, batch.watermark).sum())
 
     def _column(self, batch: Batch, name: str) -> Column:
         return Column(*numpy_column(batch.events[name], self._kinds[name]))
 
-    def _states(self, keys: list[bytes], source: int) -> list[bytes | None]:
-        missing = [k for k in keys if (k, source) not in self._cache]
-        if len(self._cache) + len(missing) > self._limit:
-            self._cache.clear()
-            missing = keys
-        for k, value in zip(missing, self._writer.read(missing), strict=True):
-            held = [s for s in split_sections(value) if section_source(s) == source]
-            self._cache[k, source] = held[0] if held else None
-        return [self._cache[k, source] for k in keys]
+    def _stored(self, keys: Texts, source: int) -> list[bytes | None]:
+        """The section of each key that Redis holds for this partition."""
+        return [
+            next((s for s in split_sections(value) if section_source(s) == source), None)
+            if value is not None
+            else None
+            for value in self._writer.read_texts(self.prefix, keys)
+        ]
 
-    def forget(self) -> None:
-        self._cache.clear()
+    @property
+    def dirty(self) -> int:
+        return sum(states.dirty for states in self._states.values())
+
+    def take(self) -> list[Commands]:
+        return [self._written(states) for states in self._states.values() if states.dirty]
+
+    def _written(self, states: WindowStates) -> Commands:
+        which = states.take_dirty()
+        expiry_ms = self._program.expiry_us(states.newest(which)) // 1000
+        if self._program.sketches:
+            sections = texts(states.section_bytes(which))
+        else:
+            words, at = states.sections(which)
+            sections = Texts(words.view(np.uint8), at * 8)
+        return self._writer.sections(self.prefix, states.texts(which), sections, expiry_ms)

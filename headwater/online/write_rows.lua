@@ -1,38 +1,43 @@
 -- Newest wins: KEYS[i] takes the packed row ARGV[i] unless the row it holds is newer.
 -- Order: (event time, created time, partition, offset); a row without one of these is older there.
 -- Layout: headwater/codec.py. Returns how many rows were taken.
-local function version(row)
+local unpack_from = struct.unpack
+
+-- Created time, partition and offset of a row, where it has them.
+local function rest(row)
   local flags = string.byte(row, 1)
-  local lo, hi, at = struct.unpack('<I4i4', row, 5)
-  local v = {hi, lo, -2147483648, 0, -1, -1, 0}
+  local chi, clo, partition, ohi, olo, at = -2147483648, 0, -1, -1, 0, 13
   if flags % 4 >= 2 then
-    v[4], v[3], at = struct.unpack('<I4i4', row, at)
+    clo, chi, at = unpack_from('<I4i4', row, at)
   end
   if flags % 8 >= 4 then
-    v[5], v[7], v[6] = struct.unpack('<i4I4i4', row, at)
+    partition, olo, ohi = unpack_from('<i4I4i4', row, at)
   end
-  return v
+  return chi, clo, partition, ohi, olo
+end
+
+local function newer(row, old)
+  local alo, ahi = unpack_from('<I4i4', old, 5)
+  local blo, bhi = unpack_from('<I4i4', row, 5)
+  if ahi ~= bhi then return bhi > ahi end
+  if alo ~= blo then return blo > alo end
+  local a, b = {rest(old)}, {rest(row)}
+  for j = 1, 5 do
+    if a[j] ~= b[j] then return b[j] > a[j] end
+  end
+  return true
 end
 
 local held = redis.call('MGET', unpack(KEYS))
 local taken, fresh = {}, {}
 local n = 0
 for i = 1, #KEYS do
-  local old = fresh[KEYS[i]] or held[i]
-  local newer = true
-  if old and #old >= 12 then
-    local a, b = version(old), version(ARGV[i])
-    for j = 1, 7 do
-      if a[j] ~= b[j] then
-        newer = b[j] > a[j]
-        break
-      end
-    end
-  end
-  if newer then
+  local key = KEYS[i]
+  local old = fresh[key] or held[i]
+  if not old or #old < 12 or newer(ARGV[i], old) then
     n = n + 1
-    fresh[KEYS[i]] = ARGV[i]
-    taken[2 * n - 1], taken[2 * n] = KEYS[i], ARGV[i]
+    fresh[key] = ARGV[i]
+    taken[2 * n - 1], taken[2 * n] = key, ARGV[i]
   end
 end
 if n > 0 then

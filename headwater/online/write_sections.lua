@@ -1,11 +1,12 @@
--- KEYS[i] takes the section ARGV[i + 1] of one partition unless it holds one with a higher offset.
--- ARGV[1] is the header of a windowed value. Layouts: headwater/codec.py, headwater/windows.py.
+-- KEYS[i] takes the section ARGV[2i] of one partition unless it holds one with a higher offset.
+-- ARGV[1] is the header of a windowed value; ARGV[2i + 1] the time in ms at which nothing that the
+-- section holds can be in a window any more ("0": never). Layouts: headwater/codec.py, windows.py.
 -- Returns the positions (from 1) of the refused sections: another worker was ahead.
 local held = redis.call('MGET', unpack(KEYS))
 local header = ARGV[1]
-local out, refused = {}, {}
+local refused = {}
 for i = 1, #KEYS do
-  local section = ARGV[i + 1]
+  local section, expiry = ARGV[2 * i], ARGV[2 * i + 1]
   local frame = struct.pack('<I4I4', #section, 0) .. section
   local old = held[i]
   local value = header .. frame
@@ -20,8 +21,8 @@ for i = 1, #KEYS do
         local blo, bhi = struct.unpack('<I4i4', section, 1)
         if ahi > bhi or (ahi == bhi and alo > blo) then
           refused[#refused + 1] = i
-          value = old
-        else
+          value = nil
+        elseif #old > size + 16 then
           value = string.sub(old, 1, at - 1) .. frame .. string.sub(old, at + 8 + size)
         end
         break
@@ -31,8 +32,22 @@ for i = 1, #KEYS do
     if not found then
       value = old .. frame
     end
+    if value and #value > #frame + 8 and expiry ~= '0' then
+      -- Other partitions' sections share the key: it lives as long as the longest of them.
+      local now = redis.call('PEXPIRETIME', KEYS[i])
+      if now == -1 then
+        expiry = '0'
+      elseif now > tonumber(expiry) then
+        expiry = string.format('%.0f', now)
+      end
+    end
   end
-  out[2 * i - 1], out[2 * i] = KEYS[i], value
+  if value then
+    if expiry == '0' then
+      redis.call('SET', KEYS[i], value)
+    else
+      redis.call('SET', KEYS[i], value, 'PXAT', expiry)
+    end
+  end
 end
-redis.call('MSET', unpack(out))
 return refused

@@ -11,9 +11,14 @@ import redis
 
 from headwater.codec import WINDOW_HEADER
 from headwater.errors import StoreUnavailableError
+from headwater.interning import Int64, Texts
+from headwater.online.commands import CHUNK, Commands, evalsha, mget
 
-#: Keys in one Lua call: `unpack` in Redis holds 8,000 values, and a call blocks the server.
-CHUNK = 1000
+SCRIPTS = ("write_rows", "write_sections", "raise_clock")
+#: Bytes sent under one time limit.
+SLICE = 1 << 20
+#: Keys whose values are asked for before the first is read: they wait in the server's memory.
+READ_AHEAD = 10_000
 
 
 def script(name: str) -> str:
@@ -54,27 +59,73 @@ class OnlineWriter:
     def __init__(self, client: redis.Redis, project: str) -> None:
         self.client = client
         self.project = project
-        self._rows = client.register_script(script("write_rows"))
-        self._sections = client.register_script(script("write_sections"))
-        self._clock = client.register_script(script("raise_clock"))
+        self._scripts = {name: client.register_script(script(name)) for name in SCRIPTS}
 
     def write_rows(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> int:
         """Packed rows under their keys; an older row never replaces a newer. Returns rows taken."""
         taken = 0
         with store_errors():
             for at in range(0, len(keys), CHUNK):
-                taken += int(self._rows(keys[at : at + CHUNK], rows[at : at + CHUNK]))
+                part = rows[at : at + CHUNK]
+                taken += int(self._scripts["write_rows"](keys[at : at + CHUNK], part))
         return taken
 
-    def write_sections(self, keys: Sequence[bytes], sections: Sequence[bytes]) -> list[int]:
-        """Sections under their keys; returns the positions refused for a higher stored offset."""
-        refused: list[int] = []
+    def rows(self, prefix: bytes, keys: Texts, rows: Texts) -> Commands:
+        """What writes packed rows under `<prefix>{<text>}`; each reply is how many were taken."""
+        return evalsha(self._scripts["write_rows"].sha, prefix, keys, rows)
+
+    def sections(self, prefix: bytes, keys: Texts, sections: Texts, expiry_ms: Int64) -> Commands:
+        """What writes sections; each reply lists the positions that a higher offset refused.
+
+        expiry_ms: [n], when a section can be in no window any more; 0 is never.
+        """
+        script_ = self._scripts["write_sections"]
+        return evalsha(script_.sha, prefix, keys, sections, WINDOW_HEADER, expiry_ms)
+
+    def run(self, commands: Commands) -> list[Any]:
+        """Send commands in one go; their replies. Errors are raised after the last reply."""
         with store_errors():
-            for at in range(0, len(keys), CHUNK):
-                part: Any = [WINDOW_HEADER, *sections[at : at + CHUNK]]
-                found = self._sections(keys[at : at + CHUNK], part)
-                refused.extend(at + int(position) - 1 for position in found)
-        return refused
+            replies = self._run(commands)
+            if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+                # A server that restarted has forgotten the scripts; what was written stays right.
+                for script_ in self._scripts.values():
+                    self.client.script_load(script_.script)
+                replies = self._run(commands)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
+
+    def _run(self, commands: Commands) -> list[Any]:
+        pool = self.client.connection_pool
+        connection = pool.get_connection()
+        try:
+            data = memoryview(commands.data)  # type: ignore[arg-type]
+            # A time limit is one of a slice, not of however much there is.
+            connection.send_packed_command(  # type: ignore[no-untyped-call]
+                [data[at : at + SLICE] for at in range(0, len(data), SLICE)]
+            )
+            replies: list[Any] = []
+            for _ in range(commands.replies):
+                try:
+                    replies.append(connection.read_response())
+                except redis.ResponseError as error:
+                    replies.append(error)
+        except BaseException:
+            connection.disconnect()  # type: ignore[no-untyped-call]
+            raise
+        finally:
+            pool.release(connection)
+        return replies
+
+    def read_texts(self, prefix: bytes, keys: Texts) -> list[bytes | None]:
+        """The values of the keys `<prefix>{<text>}`, None where there is none."""
+        found: list[bytes | None] = []
+        for at in range(0, len(keys), READ_AHEAD):
+            part = Texts(keys.data, keys.at[at : at + READ_AHEAD + 1])
+            for values in self.run(mget(prefix, part)):
+                found += values
+        return found
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of keys, None where there is none."""
@@ -92,7 +143,7 @@ class OnlineWriter:
             for (stage, view), event_us in times.items():
                 arguments += [f"{stage}|{view}", int(event_us)]
             with store_errors():
-                self._clock([clock_key(self.project)], arguments)
+                self._scripts["raise_clock"]([clock_key(self.project)], arguments)
 
     def clocks(self) -> dict[tuple[str, str], int]:
         """(stage, view) -> last event time in microseconds."""

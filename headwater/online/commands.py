@@ -1,0 +1,138 @@
+"""Redis commands for many keys as one buffer, written by compiled loops. Pure.
+
+Building each key and value as a Python object costs more than everything else about a write.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from headwater.interning import Bytes, Int64, Texts, digits, put_number
+
+#: Keys in one script call: a call blocks the server, and other clients wait meanwhile.
+CHUNK = 250
+
+
+class Commands(NamedTuple):
+    """Requests in Redis's protocol, one behind the other, and how many replies they bring."""
+
+    data: Bytes
+    replies: int
+
+
+def evalsha(
+    sha: str, prefix: bytes, keys: Texts, values: Texts, head: bytes = b"",
+    expiry_ms: Int64 | None = None,
+) -> Commands:  # fmt: skip
+    """Script calls over the keys `<prefix>{<text>}`, CHUNK keys each.
+
+    ARGV of a call: `head` where there is one, and for each key its value, and its expiry time
+    [n] where there are any (0: none).
+    """
+    n = len(keys)
+    arguments = (b"*", b"\r\n$7\r\nEVALSHA\r\n$40\r\n" + sha.encode() + b"\r\n")
+    open_, middle = (np.frombuffer(part, np.uint8) for part in arguments)
+    first = b"$%d\r\n%b\r\n" % (len(head), head) if head else b""
+    times = np.empty(0, np.int64) if expiry_ms is None else expiry_ms
+    parts = (
+        open_, middle, np.frombuffer(prefix, np.uint8), np.frombuffer(first, np.uint8), keys.data,
+        keys.at, values.data, values.at, times,
+    )  # fmt: skip
+    size = _write(np.empty(0, np.uint8), False, *parts)
+    data: Bytes = np.empty(size, np.uint8)
+    _write(data, True, *parts)
+    return Commands(data, -(-n // CHUNK))
+
+
+def mget(prefix: bytes, keys: Texts) -> Commands:
+    """MGET of the keys `<prefix>{<text>}`, CHUNK keys a call."""
+    n = len(keys)
+    start = (np.frombuffer(b"\r\n$4\r\nMGET\r\n", np.uint8), np.frombuffer(prefix, np.uint8))
+    size = _write_mget(np.empty(0, np.uint8), False, *start, keys.data, keys.at)
+    data: Bytes = np.empty(size, np.uint8)
+    _write_mget(data, True, *start, keys.data, keys.at)
+    return Commands(data, -(-n // CHUNK))
+
+
+@njit(cache=True, nogil=True)
+def _copy(data, at, part, begin, end, real):
+    if real:
+        for i in range(end - begin):
+            data[at + i] = part[begin + i]
+    return at + end - begin
+
+
+@njit(cache=True, nogil=True)
+def _number(data, at, value, real):
+    return put_number(data, at, value) if real else at + digits(value)
+
+
+@njit(cache=True, nogil=True)
+def _line(data, at, real):
+    if real:
+        data[at], data[at + 1] = 13, 10
+    return at + 2
+
+
+@njit(cache=True, nogil=True)
+def _bulk_start(data, at, size, real):
+    if real:
+        data[at] = 36
+    return _line(data, _number(data, at + 1, size, real), real)
+
+
+@njit(cache=True, nogil=True)
+def _key(data, at, prefix, keys, begin, end, real):
+    at = _bulk_start(data, at, prefix.size + 2 + end - begin, real)
+    at = _copy(data, at, prefix, 0, prefix.size, real)
+    if real:
+        data[at] = 123
+    at = _copy(data, at + 1, keys, begin, end, real)
+    if real:
+        data[at] = 125
+    return _line(data, at + 1, real)
+
+
+@njit(cache=True, nogil=True)
+def _write(data, real, start, middle, prefix, head, keys, keys_at, values, values_at, expiry_ms):
+    """Write the calls, or only measure them; returns their size in bytes."""
+    n = keys_at.size - 1
+    each = 3 if expiry_ms.size else 2
+    at = np.int64(0)
+    for first in range(0, n, CHUNK):
+        last = min(first + CHUNK, n)
+        count = last - first
+        at = _copy(data, at, start, 0, start.size, real)
+        at = _number(data, at, 3 + count * each + (1 if head.size else 0), real)
+        at = _copy(data, at, middle, 0, middle.size, real)
+        at = _bulk_start(data, at, digits(count), real)
+        at = _line(data, _number(data, at, count, real), real)
+        for k in range(first, last):
+            at = _key(data, at, prefix, keys, keys_at[k], keys_at[k + 1], real)
+        at = _copy(data, at, head, 0, head.size, real)
+        for k in range(first, last):
+            at = _bulk_start(data, at, values_at[k + 1] - values_at[k], real)
+            at = _copy(data, at, values, values_at[k], values_at[k + 1], real)
+            at = _line(data, at, real)
+            if expiry_ms.size:
+                at = _bulk_start(data, at, digits(expiry_ms[k]), real)
+                at = _line(data, _number(data, at, expiry_ms[k], real), real)
+    return at
+
+
+@njit(cache=True, nogil=True)
+def _write_mget(data, real, name, prefix, keys, keys_at):
+    n = keys_at.size - 1
+    at = np.int64(0)
+    for first in range(0, n, CHUNK):
+        last = min(first + CHUNK, n)
+        if real:
+            data[at] = 42
+        at = _number(data, at + 1, 1 + last - first, real)
+        at = _copy(data, at, name, 0, name.size, real)
+        for k in range(first, last):
+            at = _key(data, at, prefix, keys, keys_at[k], keys_at[k + 1], real)
+    return at

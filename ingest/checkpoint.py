@@ -1,0 +1,76 @@
+"""What runs beside the loop: one thread writes Redis, one appends to the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from headwater.online.progress import Place
+from ingest.records import Committed, DeadLetter, TopicPartition
+
+T = TypeVar("T")
+Moves = Mapping[Place, tuple[int | None, int | None]]
+
+
+class Jobs:
+    """The two threads; the jobs of each are done in turn."""
+
+    def __init__(self) -> None:
+        self._redis = ThreadPoolExecutor(1, "redis")
+        self._log = ThreadPoolExecutor(1, "log")
+        self._open: set[Future[Any]] = set()
+
+    def redis(self, job: Callable[[], T]) -> Future[T]:
+        return self._submit(self._redis, job)
+
+    def log(self, job: Callable[[], T]) -> Future[T]:
+        return self._submit(self._log, job)
+
+    def _submit(self, thread: ThreadPoolExecutor, job: Callable[[], T]) -> Future[T]:
+        future = thread.submit(job)
+        self._open = {one for one in self._open if not one.done()} | {future}
+        return future
+
+    def wait(self) -> None:
+        """Wait for every job, whatever comes of it."""
+        wait(self._open)
+
+    def close(self) -> None:
+        self._redis.shutdown()
+        self._log.shutdown()
+
+
+@dataclass(frozen=True)
+class Written:
+    """A write to Redis under way: the moves of progress that end it."""
+
+    moves: Moves
+    future: Future[dict[Place, int | None]]
+
+    @property
+    def done(self) -> bool:
+        return self.future.done()
+
+    def result(self) -> dict[Place, int | None]:
+        """Waits; raises what the write raised."""
+        return self.future.result()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Positions that may be committed, with the dead letters before them, once `jobs` are done."""
+
+    positions: Mapping[TopicPartition, Committed]
+    dead: Sequence[DeadLetter]
+    jobs: Sequence[Future[Any]]
+
+    @property
+    def done(self) -> bool:
+        return all(job.done() for job in self.jobs)
+
+    def wait(self) -> None:
+        """Waits; raises what the first job that failed raised."""
+        for job in self.jobs:
+            job.result()

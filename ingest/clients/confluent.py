@@ -1,0 +1,393 @@
+"""The consumer on confluent-kafka: librdkafka fetches in the background, in threads of its own."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
+from typing import Any
+
+import confluent_kafka
+import numpy as np
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from headwater.errors import FencedError, HeadwaterError, StoreUnavailableError
+from ingest.clients.options import for_confluent
+from ingest.records import Committed, DeadLetter, Moved, Original, Records, TopicPartition
+
+logger = logging.getLogger("headwater.ingest")
+
+#: Longest wait for the broker in one call.
+TIMEOUT_SECONDS = 10.0
+#: A transaction that a killed worker left open holds its partitions' offsets this long.
+TRANSACTION_TIMEOUT_MS = 10_000
+_FENCED = {
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError._FENCED,
+    KafkaError._ASSIGNMENT_LOST,
+}
+#: What passes by itself while librdkafka goes on trying.
+_PASSING = {
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+    KafkaError._MAX_POLL_EXCEEDED,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+}
+
+
+@dataclass(frozen=True)
+class MessageRecords(Records):
+    """Records whose keys and headers the client's messages hold."""
+
+    messages: Sequence[Message]
+
+    def original(self, i: int) -> Original:
+        message = self.messages[i]
+        return Original(message.key(), message.value(), message.headers() or [])
+
+
+class ConfluentConsumer:
+    """See `Consumer`. `jumps` counts, by partition, the times that unread messages were gone."""
+
+    def __init__(self, servers: str, group: str, options: Mapping[str, str]) -> None:
+        """Raises StoreUnavailableError where no broker answers."""
+        self.jumps: Counter[TopicPartition] = Counter()
+        self._servers, self._group, self._options = servers, group, options
+        self._client = confluent_kafka.Consumer(
+            {
+                "bootstrap.servers": servers,
+                "group.id": group,
+                "enable.auto.commit": False,
+                "partition.assignment.strategy": "cooperative-sticky",
+                # A killed worker's partitions are free again after this long.
+                "session.timeout.ms": 10_000,
+                "heartbeat.interval.ms": 3_000,
+                # Told as an error, for what is lost has to be said; `_reset` goes on from there.
+                "auto.offset.reset": "error",
+                "isolation.level": "read_committed",
+                # The end of a partition tells where to go on past markers and aborted messages.
+                "enable.partition.eof": True,
+                "topic.metadata.refresh.interval.ms": 5_000,  # how soon a new topic is found
+                "socket.timeout.ms": int(TIMEOUT_SECONDS * 1000),
+                "fetch.wait.max.ms": 100,
+                # Its default of a second leaves the consumer idle half the time.
+                "fetch.queue.backoff.ms": 2,
+                "queued.max.messages.kbytes": 32 << 10,
+                **for_confluent(options),
+            },
+            logger=logging.getLogger("headwater.kafka"),
+        )
+        self._assigned: set[TopicPartition] = set()
+        self._revoked: set[TopicPartition] = set()
+        self._owned: set[TopicPartition] = set()
+        self._next: dict[TopicPartition, int] = {}
+        self._producer: Any = None
+        try:
+            self._client.list_topics(timeout=TIMEOUT_SECONDS)
+        except KafkaException as error:
+            self._client.close()
+            raise StoreUnavailableError(
+                f"no Kafka broker answers at {servers} ({error.args[0].str()}); "
+                "check KAFKA_BOOTSTRAP_SERVERS and HEADWATER_KAFKA_CONFIG"
+            ) from error
+
+    # -- the group -------------------------------------------------------------------------------
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        self._client.subscribe(
+            list(topics), on_assign=self._gave, on_revoke=self._took, on_lost=self._took
+        )
+
+    def _gave(self, _: Any, partitions: Any) -> None:
+        given = {TopicPartition(tp.topic, tp.partition) for tp in partitions}
+        self._assigned |= given
+        self._owned |= given
+
+    def _took(self, _: Any, partitions: Any) -> None:
+        gone = {TopicPartition(tp.topic, tp.partition) for tp in partitions}
+        self._revoked |= gone - self._assigned
+        self._assigned -= gone
+        self._owned -= gone
+        for tp in gone:
+            self._next.pop(tp, None)
+
+    def moved(self) -> Moved:
+        moved = Moved(frozenset(self._assigned), frozenset(self._revoked))
+        self._assigned, self._revoked = set(), set()
+        return moved
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        return frozenset(self._owned)
+
+    # -- messages --------------------------------------------------------------------------------
+
+    def poll(self, timeout_seconds: float, max_records: int) -> list[Records]:
+        messages = self._client.consume(max_records, 0)
+        if not messages:
+            # `consume` would wait until it has all of them.
+            first = self._client.poll(timeout_seconds)
+            if first is None:
+                return []
+            messages = [first, *self._client.consume(max_records - 1, 0)] if max_records > 1 else [
+                first
+            ]  # fmt: skip
+        errors = list(map(Message.error, messages))
+        told = [i for i, error in enumerate(errors) if error is not None]
+        found = []
+        at = 0
+        for i in [*told, len(messages)]:
+            found += self._columns(messages[at:i])
+            if i < len(messages):
+                found += self._told(messages[i])
+            at = i + 1
+        return found
+
+    def _columns(self, messages: Sequence[Message]) -> list[Records]:
+        """One `Records` for each run of messages of one partition."""
+        if not messages:
+            return []
+        partition = np.fromiter(map(Message.partition, messages), np.int64, len(messages))
+        cuts = np.flatnonzero(np.diff(partition)) + 1
+        topics = list(map(Message.topic, messages))
+        if topics.count(topics[0]) < len(topics):
+            cuts = np.union1d(
+                cuts, [i for i, (a, b) in enumerate(pairwise(topics), 1) if a != b]
+            ).astype(np.int64)
+        edges = [0, *cuts.tolist(), len(messages)]
+        return [self._run(messages[a:b]) for a, b in pairwise(edges)]
+
+    def _run(self, messages: Sequence[Message]) -> Records:
+        n = len(messages)
+        values = list(map(Message.value, messages))
+        if None in values:
+            size = np.array([-1 if value is None else len(value) for value in values], np.int64)
+            values = [b"null" if value is None else value for value in values]
+            taken = np.where(size < 0, 4, size)
+        else:
+            taken = size = np.fromiter(map(len, values), np.int64, n)
+        at = np.cumsum(taken + 1) - taken
+        stamps = np.fromiter(map(itemgetter(1), map(Message.timestamp, messages)), np.int64, n)
+        offsets = np.fromiter(map(Message.offset, messages), np.int64, n)
+        tp = TopicPartition(messages[0].topic(), messages[0].partition())
+        self._next[tp] = int(offsets[-1]) + 1
+        return MessageRecords(
+            tp, b"[" + b",".join(values) + b"]", at, size, offsets, stamps, self._next[tp],
+            self._end(tp), messages,
+        )  # fmt: skip
+
+    def _end(self, tp: TopicPartition) -> int:
+        known = self._client.get_watermark_offsets(_native(tp), cached=True)
+        return max(known[1] if known else -1, self._next[tp])
+
+    def _told(self, message: Message) -> list[Records]:
+        """What the client says between the messages."""
+        error, code = message.error(), message.error().code()
+        if code in _PASSING:
+            logger.debug("Kafka: %s", error.str())
+            return []
+        if message.topic() is None or message.partition() is None:
+            raise StoreUnavailableError(f"Kafka at {self._servers}: {error.str()}")
+        tp = TopicPartition(message.topic(), message.partition())
+        if code == KafkaError._AUTO_OFFSET_RESET:
+            self._reset(tp, message.offset())
+            return []
+        if code != KafkaError._PARTITION_EOF:
+            raise StoreUnavailableError(f"Kafka at {self._servers}: {tp}: {error.str()}")
+        if message.offset() <= self._next.get(tp, -1):
+            return []
+        self._next[tp] = message.offset()
+        none = np.empty(0, np.int64)
+        return [MessageRecords(tp, b"[]", none, none, none, none, message.offset(),
+                               self._end(tp), [])]  # fmt: skip
+
+    def _reset(self, tp: TopicPartition, before: int) -> None:
+        """Go on at the earliest message: the group is new here, or what it wanted is gone."""
+        if tp not in self._owned:
+            return
+        start = self.beginnings([tp])[tp]
+        self.seek(tp, start)
+        if before >= 0:
+            self.jumps[tp] += 1
+            logger.warning(
+                "%s-%d: messages from %d on are gone before they were read; going on at %d",
+                tp.topic, tp.partition, before, start,
+            )  # fmt: skip
+
+    # -- positions -------------------------------------------------------------------------------
+
+    def committed(
+        self, partitions: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, Committed | None]:
+        if not partitions:
+            return {}
+        with _answering(self._servers):
+            held = self._client.committed([_native(tp) for tp in partitions], TIMEOUT_SECONDS)
+        for tp in held:
+            if tp.error is not None:
+                raise StoreUnavailableError(f"Kafka at {self._servers}: {tp.error.str()}")
+        return {
+            TopicPartition(tp.topic, tp.partition): (
+                Committed(tp.offset, tp.metadata or "") if tp.offset >= 0 else None
+            )
+            for tp in held
+        }
+
+    def position(self, partition: TopicPartition) -> int:
+        if partition not in self._next:
+            held = self.committed([partition])[partition]
+            if held is None:
+                return self.beginnings([partition])[partition]
+            return held.offset
+        return self._next[partition]
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        target = _native(partition, offset)
+        with _answering(self._servers):
+            try:
+                self._client.seek(target)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._STATE:
+                    raise
+                # It has not begun to fetch this partition; it can be begun at another place.
+                self._client.incremental_unassign([_native(partition)])
+                self._client.incremental_assign([target])
+        self._next[partition] = offset
+
+    def beginnings(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return {tp: low for tp, (low, _) in self._bounds(partitions).items()}
+
+    def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return {tp: high for tp, (_, high) in self._bounds(partitions).items()}
+
+    def _bounds(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Any]:
+        with _answering(self._servers):
+            return {
+                tp: self._client.get_watermark_offsets(_native(tp), TIMEOUT_SECONDS)
+                for tp in partitions
+            }
+
+    def partitions(self, topic: str) -> list[TopicPartition]:
+        with _answering(self._servers):
+            known = self._client.list_topics(topic, TIMEOUT_SECONDS).topics.get(topic)
+        return [TopicPartition(topic, p) for p in sorted(known.partitions)] if known else []
+
+    # -- commits ---------------------------------------------------------------------------------
+
+    def commit(
+        self, positions: Mapping[TopicPartition, Committed], dead: Sequence[DeadLetter] = ()
+    ) -> None:
+        taken = set(positions) - self._owned
+        if taken:
+            raise FencedError(f"the group took {sorted(taken)} away from this worker")
+        offsets = [
+            confluent_kafka.TopicPartition(tp.topic, tp.partition, at.offset, at.metadata)
+            for tp, at in positions.items()
+        ]
+        with _answering(self._servers):
+            if dead:
+                self._transact(offsets, dead)
+            elif offsets:
+                for tp in self._client.commit(offsets=offsets, asynchronous=False):
+                    if tp.error is not None:
+                        raise KafkaException(tp.error)
+
+    def _transact(self, offsets: Sequence[Any], dead: Sequence[DeadLetter]) -> None:
+        if self._producer is None:
+            self._producer = confluent_kafka.Producer(
+                {
+                    "bootstrap.servers": self._servers,
+                    "transactional.id": f"{self._group}-{uuid.uuid4()}",
+                    "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+                    "delivery.timeout.ms": int(TIMEOUT_SECONDS * 1000),
+                    "message.max.bytes": 64 << 20,
+                    **for_confluent(self._options, producer=True),
+                },
+                logger=logging.getLogger("headwater.kafka"),
+            )
+            self._producer.init_transactions(TIMEOUT_SECONDS)
+        try:
+            self._send(dead)
+            self._producer.send_offsets_to_transaction(
+                offsets, self._client.consumer_group_metadata(), TIMEOUT_SECONDS
+            )
+            self._producer.commit_transaction(TIMEOUT_SECONDS)
+        except Exception:
+            # The next producer ends what this one left open before it begins.
+            producer, self._producer = self._producer, None
+            try:
+                producer.abort_transaction(TIMEOUT_SECONDS)
+            except KafkaException:
+                logger.debug("the transaction ends with its time-out", exc_info=True)
+            raise
+
+    def _send(self, dead: Sequence[DeadLetter]) -> None:
+        refused: list[tuple[str, KafkaError]] = []
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                refused.append((message.topic(), error))
+
+        self._producer.begin_transaction()
+        for topic, (key, value, headers) in dead:
+            while True:
+                try:
+                    self._producer.produce(
+                        topic, value, key, headers=list(headers), on_delivery=delivered
+                    )
+                    break
+                except BufferError:
+                    self._producer.poll(0.1)
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while self._producer.flush(0.1) and not refused and time.monotonic() < deadline:
+            pass
+        if refused:
+            raise _refused(*refused[0])
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _native(tp: TopicPartition, offset: int | None = None) -> Any:
+    if offset is None:
+        return confluent_kafka.TopicPartition(tp.topic, tp.partition)
+    return confluent_kafka.TopicPartition(tp.topic, tp.partition, offset)
+
+
+def _refused(topic: str, error: KafkaError) -> HeadwaterError:
+    if error.code() in (KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART):
+        return StoreUnavailableError(
+            f"the broker has no topic {topic} and does not make it; create it, for what cannot be "
+            "applied goes there"
+        )
+    return StoreUnavailableError(
+        f"the dead-letter topic {topic} takes nothing ({error.str()}); see that it exists and "
+        "that this worker may write to it"
+    )
+
+
+@contextmanager
+def _answering(servers: str) -> Iterator[None]:
+    """Turns the client's errors into ours."""
+    try:
+        yield
+    except KafkaException as error:
+        told: KafkaError = error.args[0]
+        if told.code() in _FENCED:
+            raise FencedError(f"the group moved on without this worker ({told.str()})") from error
+        raise StoreUnavailableError(
+            f"Kafka at {servers} does not answer as it should ({told.name()}: {told.str()})"
+        ) from error

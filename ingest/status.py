@@ -1,0 +1,110 @@
+"""How far the worker is: as metrics, as a hash in Redis for `headwater status`, as log lines."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from headwater.online.ingest_status import PartitionStatus, publish
+from headwater.online.writer import OnlineWriter
+from ingest.judge import NO_TIME
+from ingest.metrics import Metrics
+from ingest.records import Committed, Records, TopicPartition
+from ingest.route import StreamRoute, Taken
+
+logger = logging.getLogger("headwater.ingest")
+SUMMARY_SECONDS = 60.0
+
+
+class Status:
+    """Takes note of what the loop does; shows it once a second."""
+
+    def __init__(self, writer: OnlineWriter, metrics: Metrics) -> None:
+        self._writer, self._metrics = writer, metrics
+        self._of: dict[TopicPartition, PartitionStatus] = {}
+        self._since = self._summed = time.monotonic()
+        self._before: Counter[TopicPartition] = Counter()
+        self._summary: Counter[str] = Counter()
+
+    def took(self, tp: TopicPartition, taken: Taken) -> None:
+        """Some records of a partition were judged for one source."""
+        applied = 0 if taken.batch is None else len(taken.batch.ts)
+        self._metrics.records.labels(tp.topic, "applied").inc(applied)
+        self._metrics.records.labels(tp.topic, "rejected").inc(len(taken.rejected))
+        status = self._of.setdefault(tp, PartitionStatus(worker=_worker()))
+        status.applied += applied
+        for _, kind, _ in taken.rejected:
+            status.rejected[kind] = status.rejected.get(kind, 0) + 1
+            self._metrics.rejected.labels(tp.topic, kind).inc()
+        self._summary["applied"] += applied
+        self._summary["rejected"] += len(taken.rejected)
+
+    def reached(self, records: Records, watermark: int) -> None:
+        """A partition is taken in up to the end of some records."""
+        tp = records.tp
+        status = self._of.setdefault(tp, PartitionStatus(worker=_worker()))
+        status.position, status.end = records.next_offset, records.end_offset
+        status.watermark_us = watermark if watermark > NO_TIME else None
+        if len(records):
+            status.record_ms = int(records.timestamp_ms[-1])
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "batch",
+                extra={"fields": {
+                    "topic": tp.topic, "partition": tp.partition, "records": len(records),
+                    "next_offset": records.next_offset, "end_offset": records.end_offset,
+                    "watermark_us": status.watermark_us,
+                }},
+            )  # fmt: skip
+
+    def gave_up(self, tp: TopicPartition) -> None:
+        """The partition is another worker's."""
+        self._of.pop(tp, None)
+        self._before.pop(tp, None)
+        for gauge in (self._metrics.lag_records, self._metrics.lag_seconds):
+            if (tp.topic, str(tp.partition)) in gauge._metrics:
+                gauge.remove(tp.topic, str(tp.partition))
+
+    def committed(self, positions: Mapping[TopicPartition, Committed]) -> None:
+        for tp, at in positions.items():
+            status = self._of.setdefault(tp, PartitionStatus(worker=_worker()))
+            status.committed, status.committed_at = at.offset, time.time()
+
+    def show(self, route: StreamRoute, watermarks: Mapping[TopicPartition, int]) -> None:
+        """A source's clocks as metrics."""
+        marks = [
+            mark
+            for tp, mark in watermarks.items()
+            if tp.topic in route.stream.topics and mark > NO_TIME
+        ]
+        for view in route.views:
+            if route.newest_us > NO_TIME:
+                self._metrics.last_event.labels(view.name, "source").set(route.newest_us / 1e6)
+            if marks:
+                self._metrics.watermark.labels(view.name).set(max(marks) / 1e6)
+
+    def publish(self) -> None:
+        """Once a second: lag and rates as metrics and for `headwater status`."""
+        now, elapsed = time.time(), time.monotonic() - self._since
+        self._since = time.monotonic()
+        for tp, status in self._of.items():
+            status.updated_at = now
+            status.rate = (status.applied - self._before[tp]) / max(elapsed, 1e-3)
+            self._before[tp] = status.applied
+            labels = (tp.topic, str(tp.partition))
+            self._metrics.lag_records.labels(*labels).set(status.lag_records)
+            self._metrics.lag_seconds.labels(*labels).set(status.lag_seconds(now))
+        publish(self._writer, {(tp.topic, tp.partition): s for tp, s in self._of.items()})
+        if time.monotonic() - self._summed >= SUMMARY_SECONDS:
+            self._summed = time.monotonic()
+            lag = sum(status.lag_records for status in self._of.values())
+            fields = {"partitions": len(self._of), "lag_records": lag, **self._summary}
+            logger.info("last minute", extra={"fields": fields})
+            self._summary.clear()
+
+
+def _worker() -> str:
+    return f"{os.uname().nodename}-{os.getpid()}"

@@ -1,0 +1,136 @@
+"""What a decoder says of a message depends on that message alone, whatever stands beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from headwater.times import micros
+from ingest.decoders.times import MAX_US, MIN_US, times
+from tests.decoding import decoder, said
+
+NAMES = ["user", "small", "amount", "ratio", "ok", "word", "raw", "tags", "at"]
+JSON = decoder(
+    "user INT64, small INT32, amount DOUBLE, ratio FLOAT, ok BOOL, word STRING, raw BYTES, "
+    "tags STRING_LIST, at UNIX_TIMESTAMP"
+)
+TIMES = st.one_of(
+    st.datetimes().map(lambda t: t.isoformat()),
+    st.datetimes().map(lambda t: t.isoformat(" ") + "Z"),
+    st.datetimes().map(lambda t: t.isoformat("T", "milliseconds") + "+05:30"),
+    st.datetimes().map(lambda t: t.isoformat("T", "seconds") + ".123456789Z"),
+    st.sampled_from(
+        ["2024-01-01Z", "2024-01-01", "2024-W01-1", "24:00", "2024-01-01T24:00:00Z", "", "1e9",
+         "0000-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59", "2024-01-01T10:00:00+24:00",
+         "2024-01-01T10:00:60Z", "2024-02-30T00:00:00Z", "-1.5", "²", "2024-01-01T10:00:00.Z",
+         "2024-01-01T10:00:00,5Z", "2024-01-01t10:00:00z", "\ud800", "1" * 30]
+    ),
+    st.integers(-(2**70), 2**70),
+    st.integers(0, 2**61),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=25),
+)  # fmt: skip
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | TIMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+GOOD = st.fixed_dictionaries(
+    {"at": st.integers(1_600_000_000, 1_700_000_000) | st.datetimes().map(str)},
+    optional={
+        "user": st.none() | st.integers(-(2**63), 2**63 - 1),
+        "small": st.integers(-(2**31), 2**31 - 1),
+        "amount": st.floats(allow_nan=False, allow_infinity=False) | st.just("NaN"),
+        "ratio": st.floats(width=32, allow_nan=False, allow_infinity=False),
+        "ok": st.booleans() | st.integers(0, 1),
+        "word": st.text(),
+        "raw": st.sampled_from(["", "AP8=", "AAAA"]),
+        "tags": st.lists(st.text(), max_size=3),
+        "else": ANY,
+    },
+)
+NEARLY = st.tuples(GOOD, st.sampled_from(NAMES), ANY).map(lambda t: {**t[0], t[1]: t[2]})
+TEXTS = st.sampled_from(
+    [b"", b" ", b"null", b"[]", b"{}", b"{", b"}", b'"', b'"at":1}', b'{"at":1,"x":"}', b'{"}',
+     b'{"at":1,"x":[{}', b"{}]}", b'{"at":1},{"at":2}', b'{"at":1}\n{"at":2}', b'{"at":1} ',
+     b'\n{"at":1}', b'{"at":1,"at":2}', b'{"at":null,"at":2}', b'{"at":1,"word":"\xff"}',
+     b'{"at":1,"x":"\xff"}', b'{"at":1,"word":"\\ud800"}', b'{"at":1,"word":"\\udc00\\ud800"}',
+     b'{"at":1,"user":' + b"9" * 5000 + b"}", b'{"at":1,"x":' + b"[" * 5000 + b"]" * 5000 + b"}",
+     b'{"at":1,"x":{"at":2}}', b'{"at":1e999}', b'{"at":-0}', b"\x00", b'{"at":1,\n"user":\n2}',
+     b'\xef\xbb\xbf{"at":1}', b'{"at":1}}', b'[{"at":1}]', b'{"at":1,"word":"a\nb"}']
+)  # fmt: skip
+JSON_VALUES = st.one_of(
+    GOOD.map(lambda event: json.dumps(event).encode()),
+    GOOD.map(lambda event: json.dumps(event).encode()),
+    NEARLY.map(lambda event: json.dumps(event).encode("utf-8", "replace")),
+    ANY.map(lambda value: json.dumps(value, ensure_ascii=True).encode()),
+    TEXTS,
+    st.binary(max_size=20),
+    st.none(),
+)
+
+
+def plain(what: Any) -> Any:
+    """NaN is equal to itself here."""
+    if isinstance(what, dict):
+        return {key: plain(value) for key, value in what.items()}
+    return "NaN" if isinstance(what, float) and math.isnan(what) else what
+
+
+@given(st.lists(JSON_VALUES, max_size=100))
+@example([b'{"at":1},{"at":2}', b'{"at":3,"x":[{}', b"{}]}"])
+def test_json_together_is_json_one_by_one(values: list[bytes | None]) -> None:
+    assert plain_all(said(JSON, values)) == plain_all([said(JSON, [v])[0] for v in values])
+
+
+def plain_all(what: list[Any]) -> list[Any]:
+    return [plain(one) for one in what]
+
+
+@given(st.lists(GOOD, min_size=1, max_size=30))
+def test_good_json_is_kept_with_its_values(events: list[dict[str, Any]]) -> None:
+    found = said(JSON, [json.dumps(event).encode() for event in events])
+    for event, kept in zip(events, found, strict=True):
+        assert isinstance(kept, dict), kept
+        for name in ("user", "small", "word", "tags"):
+            assert kept[name] == event.get(name)
+
+
+@given(st.lists(st.none() | TIMES, max_size=40))
+def test_columns_of_times_are_read_as_each_time_alone(cells: list[Any]) -> None:
+    check_times(cells)
+
+
+@given(st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), max_size=40))
+@example([-(2**63), 10**11, 10**14 - 1, 10**17, -(10**17), 99_999_999_999_999_999])
+def test_whole_epoch_numbers(cells: list[Any]) -> None:
+    check_times(cells)
+
+
+@given(st.lists(st.none() | st.floats(), max_size=40))
+def test_epoch_numbers_with_fractions(cells: list[Any]) -> None:
+    check_times(cells)
+
+
+@given(st.lists(st.datetimes().map(lambda t: t.isoformat() + "Z"), max_size=40))
+def test_texts_of_one_spelling(cells: list[Any]) -> None:
+    check_times(cells)
+
+
+def check_times(cells: list[Any]) -> None:
+    found = times(cells)
+    for row, cell in enumerate(cells):
+        try:
+            want = None if cell is None else micros(cell)
+            bad = want is not None and not MIN_US <= want <= MAX_US
+        except (ValueError, OverflowError):
+            want, bad = None, True
+        assert bool(found.bad[row]) == bad, cell
+        assert bool(found.valid[row]) == (want is not None and not bad), cell
+        if found.valid[row]:
+            assert found.us[row] == np.int64(want), cell
