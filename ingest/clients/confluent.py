@@ -214,13 +214,13 @@ class ConfluentConsumer:
         return [MessageRecords(tp, b"[]", none, none, none, none, message.offset(),
                                self._end(tp), [])]  # fmt: skip
 
-    def _reset(self, tp: TopicPartition, before: int) -> None:
+    def _reset(self, tp: TopicPartition, before: int | None) -> None:
         """Go on at the earliest message: the group is new here, or what it wanted is gone."""
         if tp not in self._owned:
             return
         start = self.beginnings([tp])[tp]
         self.seek(tp, start)
-        if before >= 0:
+        if before is not None and before >= 0:
             self.jumps[tp] += 1
             logger.warning(
                 "%s-%d: messages from %d on are gone before they were read; going on at %d",
