@@ -22,8 +22,8 @@ CAPACITY = np.array(
     np.int64,
 )  # fmt: skip
 #: What a slot knows of itself, one column each.
-APPLIED, MARK, TILES, BLOCK, AT, HEADS, NEWEST, DIRTY, USED = range(9)
-SLOT_FIELDS = 9
+APPLIED, MARK, TILES, BLOCK, AT, HEADS, DIRTY, USED = range(8)
+SLOT_FIELDS = 8
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -31,7 +31,6 @@ def new_slots(slots, size, more):
     for s in range(size, size + more):
         slots[s, APPLIED] = -1
         slots[s, MARK] = I64_MIN
-        slots[s, NEWEST] = I64_MIN
         for f in (TILES, BLOCK, AT, HEADS, DIRTY, USED):
             slots[s, f] = 0
 
@@ -197,8 +196,6 @@ def fold(
             return e
         slot[APPLIED] = offset[e]
         slot[USED] = generation
-        if ts[e] > slot[NEWEST]:
-            slot[NEWEST] = ts[e]
         if slot[DIRTY] == 0:
             slot[DIRTY] = 1
             dirty[n_dirty[0]] = key[e]
@@ -235,6 +232,20 @@ def settle(ops, levels, cuts, width, words, free, top, slots, heads, n_heads, no
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def relocate(width, words, slots, size, out):
+    """Copy every block into another arena, without gaps; returns the words in use there."""
+    top = np.int64(0)
+    for s in range(size):
+        slot = slots[s]
+        room = CAPACITY[slot[BLOCK]] * (1 + width)
+        for w in range(slot[TILES] * (1 + width)):
+            out[top + w] = words[slot[AT] + w]
+        slot[AT] = top
+        top += room
+    return top
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def section_sizes(ops, levels, cuts, width, columns, words, slots, which, sizes):
     """Words that the section of each key takes, after coarsening its tiles; sizes int64 [which]."""
     words_f = words.view(np.float64)
@@ -267,12 +278,19 @@ def put_section(width, words, slot, source, heads, order, first, out, at):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def sections(width, words, slots, which, source, heads, order, heads_at, out, out_at):
-    """The sections of some keys, one behind the other; key k's at `out[out_at[k]:]`."""
+def sections(width, words, slots, which, source, heads, order, heads_at, header, out, out_at):
+    """The sections of some keys, one behind the other; key k's at `out[out_at[k]:]`.
+
+    header: words before each, of which the last is the section's size in bytes; may be empty.
+    """
+    n = header.size
     for k in range(which.size):
-        put_section(
-            width, words, slots[which[k]], source, heads, order, heads_at[k], out, out_at[k]
-        )
+        at = out_at[k]
+        for w in range(n - 1):
+            out[at + w] = header[w]
+        if n:
+            out[at + n - 1] = (out_at[k + 1] - at - n) * 8
+        put_section(width, words, slots[which[k]], source, heads, order, heads_at[k], out, at + n)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -303,8 +321,6 @@ def load(width, words, free, top, slots, heads, n_heads, which, data, data_at, f
             words[place + i * stride] = data[a + i]
             for w in range(width):
                 words[place + i * stride + 1 + w] = data[a + n + i * width + w]
-        if n:
-            slot[NEWEST] = data[a + n - 1]
         a += n * stride
         row = heads.shape[1] - 1
         for h in range(slot[HEADS]):
@@ -312,7 +328,5 @@ def load(width, words, free, top, slots, heads, n_heads, which, data, data_at, f
             into[0] = which[k]
             for w in range(row):
                 into[1 + w] = data[a + h * row + w]
-            if into[1] > slot[NEWEST]:
-                slot[NEWEST] = into[1]
             n_heads[0] += 1
     return which.size

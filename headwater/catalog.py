@@ -15,6 +15,7 @@ import msgspec
 ViewKind = Literal["row", "window"]
 ColumnKind = Literal["int", "float", "object"]
 MessageFormat = Literal["json", "avro", "proto"]
+Framing = Literal["auto", "none"]
 CodeMode = Literal["python", "pandas"]
 
 #: Feast value types whose values fit eight bytes, by how they are computed with.
@@ -88,6 +89,9 @@ class BatchSourcePlan(msgspec.Struct, frozen=True, omit_defaults=True):
 class StreamSourcePlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """A Kafka source. `fields` are the message's columns after decoding, before `field_mapping`.
 
+    `avro_schema` is the reader's schema. `proto_class` is the message's full name in
+    `proto_descriptors`, a serialized FileDescriptorSet. `framing` "none": a leading zero byte is
+    data and begins no schema id.
     `log_path` is the Delta table that holds the source's events (the offline log);
     `history` the batch source that counts before the log's first event time, if there is one.
     """
@@ -103,6 +107,8 @@ class StreamSourcePlan(msgspec.Struct, frozen=True, omit_defaults=True):
     watermark_delay_us: int | None = None
     avro_schema: str = ""
     proto_class: str = ""
+    proto_descriptors: bytes = b""
+    framing: Framing = "auto"
     log_path: str = ""
     history: BatchSourcePlan | None = None
 

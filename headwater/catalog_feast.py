@@ -15,13 +15,14 @@ from typing import Any
 import dill
 import msgspec
 from feast import FeatureStore
-from feast.data_format import AvroFormat, DeltaFormat, JsonFormat, ProtoFormat
+from feast.data_format import DeltaFormat
 from feast.data_source import KafkaSource, PushSource
 from feast.entity import Entity
 from feast.infra.offline_stores.file_source import FileSource
 from feast.on_demand_feature_view import OnDemandFeatureView
 
 from headwater import catalog as plans
+from headwater.catalog_messages import plan_messages
 from headwater.errors import DefinitionError
 
 DUMMY_ENTITY = "__dummy_id"
@@ -38,15 +39,6 @@ ALIASES = {
     "median": "quantile(0.5)",
 }
 HOPS_US = [n * 1_000_000 for n in (86400, 21600, 3600, 900, 300, 60, 15, 5, 1)]
-#: Spark's DDL names, as `JsonFormat` uses them, and Feast's own.
-JSON_TYPES = {
-    "string": "STRING", "varchar": "STRING", "int": "INT32", "integer": "INT32", "int32": "INT32",
-    "short": "INT32", "smallint": "INT32", "tinyint": "INT32", "byte": "INT32", "long": "INT64",
-    "bigint": "INT64", "int64": "INT64", "float": "FLOAT", "real": "FLOAT", "float32": "FLOAT",
-    "double": "DOUBLE", "float64": "DOUBLE", "boolean": "BOOL", "bool": "BOOL",
-    "timestamp": "UNIX_TIMESTAMP", "datetime": "UNIX_TIMESTAMP", "date": "UNIX_TIMESTAMP",
-    "unix_timestamp": "UNIX_TIMESTAMP", "binary": "BYTES", "bytes": "BYTES",
-}  # fmt: skip
 
 
 def build(store: FeatureStore) -> plans.Catalog:
@@ -145,18 +137,7 @@ class _Draft:
 
     def _stream(self, source: KafkaSource, view: Any) -> plans.StreamSourcePlan:
         options = source.kafka_options
-        fmt = options.message_format
-        fields: tuple[plans.FieldPlan, ...] = ()
-        avro = proto = ""
-        kind: plans.MessageFormat = "json"
-        if isinstance(fmt, JsonFormat):
-            fields = json_fields(source.name, fmt.schema_json)
-        elif isinstance(fmt, AvroFormat | ProtoFormat):
-            raise DefinitionError(
-                f"Kafka source {source.name!r}",
-                f"its message format {type(fmt).__name__} is not decoded yet",
-                "Use JsonFormat",
-            )
+        messages = plan_messages(source, view, str(self.store.repo_path or "."))
         history = self.batch(source.batch_source)
         log = f"{self.root}/{source.name}"
         if history is not None and history.format == "delta":
@@ -165,14 +146,16 @@ class _Draft:
             name=source.name,
             topics=tuple(t.strip() for t in (options.topic or source.name).split(",")),
             bootstrap_servers=options.kafka_bootstrap_servers or "",
-            format=kind,
-            fields=fields,
-            timestamp_field=source.timestamp_field or getattr(view, "timestamp_field", "") or "",
+            format=messages.format,
+            fields=messages.fields,
+            timestamp_field=messages.timestamp_field,
             created_field=source.created_timestamp_column or "",
             field_mapping=dict(source.field_mapping or {}),
             watermark_delay_us=_us(options.watermark_delay_threshold),
-            avro_schema=avro,
-            proto_class=proto,
+            avro_schema=messages.avro_schema,
+            proto_class=messages.proto_class,
+            proto_descriptors=messages.proto_descriptors,
+            framing=messages.framing,
             log_path=log,
             history=history,
         )
@@ -221,27 +204,6 @@ def plan_catalog(config: Any, views: Any) -> tuple[plans.Catalog, list[plans.Vie
         views={view.name: view for view in planned},
     )  # fmt: skip
     return catalog, planned
-
-
-def json_fields(source: str, schema: str) -> tuple[plans.FieldPlan, ...]:
-    """Feast's "name type, name type" schema as fields."""
-    fields = []
-    for part in re.split(r",(?![^<(]*[>)])", schema):
-        words = part.replace(":", " ").split()
-        if not words:
-            continue
-        text = " ".join(words[1:]).lower()
-        inner = re.fullmatch(r"array\s*<\s*(\w+)\s*>", text)
-        base = re.sub(r"\(.*\)", "", inner[1] if inner else text).strip()
-        if len(words) < 2 or base not in JSON_TYPES:
-            raise DefinitionError(
-                f"Kafka source {source!r}",
-                f"its JSON schema has {part.strip()!r}, which is no 'name type'",
-                f"Known types: {', '.join(sorted(JSON_TYPES))}, array<type>",
-            )
-        name = JSON_TYPES[base] + ("_LIST" if inner else "")
-        fields.append(plans.FieldPlan(words[0].strip("`"), name))
-    return tuple(fields)
 
 
 def _aggregations(

@@ -40,3 +40,7 @@ class LogConflictError(HeadwaterError):
 
 class FencedError(HeadwaterError):
     """The group gave these partitions to another worker; drop what is not committed."""
+
+
+class RebuildBusyError(HeadwaterError):
+    """Another process rebuilds this project's state; watch the progress, or come back later."""

@@ -32,6 +32,7 @@ def _matches(words: str, pattern: str) -> Wanted:
 
 
 _URL = _matches("redis://HOST:PORT/DB or rediss://... or unix://...", r"(rediss?|unix)://\S+")
+_HTTP_URL = _matches("http[s]://[USER:PASSWORD@]HOST[:PORT]", r"https?://\S+")
 _BROKERS = _matches("HOST:PORT, or several with commas between", r"[^\s,:]+:\d+(,[^\s,:]+:\d+)*")
 _SIZE = _matches("a size such as 4GB", r"\d+(\.\d+)? ?[KMGT]i?B")
 _PORT: Wanted = ("a port, 1 to 65535", lambda n: 0 < n < 65536)
@@ -51,8 +52,19 @@ class Settings:
     kafka_client: str = _setting(
         "HEADWATER_KAFKA_CLIENT",
         "kafka-python",
-        "`kafka-python` or `confluent-kafka` (faster; `pip install 'headwater[fast]'`)",
+        "`kafka-python`, or the faster `confluent-kafka` (pip install 'headwater[fast]')",
         _one_of("kafka-python", "confluent-kafka"),
+    )
+    kafka_config: str = _setting(
+        "HEADWATER_KAFKA_CONFIG",
+        "",
+        "properties file with Kafka's security options, see below",
+    )
+    schema_registry_url: str = _setting(
+        "HEADWATER_SCHEMA_REGISTRY_URL",
+        "",
+        "Confluent's schema registry for framed Avro, `http[s]://[USER:PASSWORD@]HOST[:PORT]`",
+        _HTTP_URL,
     )
     group: str = _setting("HEADWATER_GROUP", "", "consumer group; default `headwater-<project>`")
     host: str = _setting("HEADWATER_HOST", "127.0.0.1", "address that the service listens on")
@@ -73,14 +85,14 @@ class Settings:
         "HEADWATER_LOG_FLUSH_SECONDS", 1.0, "longest time between appends to the offline log"
     )
     log_flush_rows: int = _setting(
-        "HEADWATER_LOG_FLUSH_ROWS", 100_000, "events after which the offline log is appended"
+        "HEADWATER_LOG_FLUSH_ROWS", 500_000, "events after which the offline log is appended"
     )
     batch_records: int = _setting(
         "HEADWATER_BATCH_RECORDS", 50_000, "most messages that the worker takes from Kafka at once"
     )
     write_seconds: float = _setting(
         "HEADWATER_WRITE_SECONDS",
-        0.5,
+        1.0,
         "longest time between writes to Redis while the worker is behind; else it writes at once",
     )
     log: str = _setting(
@@ -90,6 +102,11 @@ class Settings:
         "HEADWATER_MAX_FUTURE_SECONDS",
         3600.0,
         "an event time further ahead of its record's timestamp is rejected",
+    )
+    log_retention_hours: float = _setting(
+        "HEADWATER_LOG_RETENTION_HOURS",
+        24.0,
+        "how long the log's files stay for readers after a compaction replaced them",
     )
     state_cache_bytes: int = _setting(
         "HEADWATER_STATE_CACHE_BYTES",

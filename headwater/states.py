@@ -13,13 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater import arena, sketch_tiles
-from headwater.interning import KeyTable, Texts
+from headwater.codec import WINDOW_HEADER, pack_sections
+from headwater.interning import KeyTable, Texts, texts
 from headwater.sketch_tiles import SketchTiles
 
 if TYPE_CHECKING:
     from headwater.windows import EventBatch, WindowProgram
 
 Int64 = NDArray[np.int64]
+_NO_HEADER = np.empty(0, np.int64)
+#: A value's header, and the place of its section's size.
+_VALUE_HEADER = np.frombuffer(WINDOW_HEADER + bytes(8), np.int64)
 
 
 class WindowStates:
@@ -142,6 +146,8 @@ class WindowStates:
         folder = self.program.sketches
         columns = [batch.columns[name] for name in folder.columns]
         fresh = np.flatnonzero(batch.offset > self._slots[key, arena.APPLIED])
+        if not len(fresh):
+            return
         order = fresh[np.argsort(key[fresh], kind="stable")]
         keys, starts = np.unique(key[order], return_index=True)
         seq = (batch.source & 0xFFFF) << 48 | batch.offset
@@ -168,13 +174,15 @@ class WindowStates:
     def dirty(self) -> int:
         return int(self._n_dirty[0])
 
-    def newest(self, which: Int64) -> Int64:
-        """The newest event time that some keys' tiles can hold, microseconds."""
-        newest: Int64 = self._slots[which, arena.NEWEST]
-        return newest
+    def values(self, which: Int64) -> Texts:
+        """What Redis shall hold for some keys, as `codec.pack_sections` of their one section."""
+        if self.program.sketches:
+            return texts([pack_sections([one]) for one in self.section_bytes(which)])
+        words, at = self._sections(which, _VALUE_HEADER)
+        return Texts(words.view(np.uint8), at * 8)
 
-    def sections(self, which: Int64) -> tuple[Int64, Int64]:
-        """Sections of some keys as words, one behind the other, and where each begins [n + 1].
+    def _sections(self, which: Int64, header: Int64) -> tuple[Int64, Int64]:
+        """Sections of some keys behind a header each, as words, and where each begins [n + 1].
 
         Their sketches are not in them: see `section_bytes`.
         """
@@ -185,20 +193,20 @@ class WindowStates:
             self._words, self._slots, which, sizes,
         )  # fmt: skip
         at = np.zeros(len(which) + 1, np.int64)
-        np.cumsum(sizes, out=at[1:])
+        np.cumsum(sizes + len(header), out=at[1:])
         out = np.empty(at[-1], np.int64)
         owners = self._heads[: self._n_heads[0], 0]
         order = np.argsort(owners, kind="stable")
         heads_at = np.searchsorted(owners[order], which)
         arena.sections(
             program.width, self._words, self._slots, which, self.source, self._heads, order,
-            heads_at, out, at,
+            heads_at, header, out, at,
         )  # fmt: skip
         return out, at
 
     def section_bytes(self, which: Int64) -> list[bytes]:
         """Sections of some keys with their sketches, as Redis holds them."""
-        words, at = self.sections(which)
+        words, at = self._sections(which, _NO_HEADER)
         data, ends = words.tobytes(), (at * 8).tolist()
         plain = [data[a:b] for a, b in pairwise(ends)]
         if not self.program.sketches:
@@ -210,11 +218,13 @@ class WindowStates:
 
     def shrink(self) -> None:
         """Forget the half of the keys that was not used for longest; none may be dirty."""
+        if not self._keys.size:
+            return
         used = self._slots[: self._keys.size, arena.USED]
         kept = np.flatnonzero(used > np.median(used))
-        sections, texts = self.section_bytes(kept), self.texts(kept)
+        sections, names = self.section_bytes(kept), self.texts(kept)
         self.clear()
-        numbers, _ = self.intern(texts)
+        numbers, _ = self.intern(names)
         self.load(numbers, sections)
 
     def _room_for_heads(self, more: int) -> None:
@@ -225,9 +235,18 @@ class WindowStates:
             self._heads = heads
 
     def _more_room(self) -> None:
-        used = int(self._top[0])
-        words = np.empty(max(used * 3 // 2, used + 4096 * self._stride), np.int64)
-        words[:used] = self._words[:used]
+        """A larger arena; blocks that were outgrown are left behind where they are many."""
+        size, used = self._keys.size, int(self._top[0])
+        blocks = self._slots[:size, arena.BLOCK]
+        live = int(arena.CAPACITY[blocks].sum()) * self._stride
+        gone = live < used * 2 // 3
+        room = live if gone else used
+        words = np.empty(room * 3 // 2 + 4096 * self._stride, np.int64)
+        if gone:
+            self._top[0] = arena.relocate(self.program.width, self._words, self._slots, size, words)
+            self._free[:] = -1
+        else:
+            words[:used] = self._words[:used]
         self._words = words
 
 

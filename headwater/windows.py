@@ -134,16 +134,15 @@ class WindowProgram:
             late &= ts < (watermark - length) // hop * hop
         return late
 
-    def expiry_us(self, newest: Int64) -> Int64:
-        """When state whose newest event has this time is in no window any more; 0 is never [n].
+    @property
+    def reach_us(self) -> int | None:
+        """How old the newest tile of a key must be for no window to use it; None: never.
 
         The clocks of readers may be behind by CLOCK_SLACK_US.
         """
         if self.windows[0][0] < 0:
-            return np.zeros_like(newest)
-        reach = max(length + 2 * hop for length, hop in self.windows)
-        # Redis takes no time before 1970.
-        return np.maximum(newest + reach + CLOCK_SLACK_US, 1000)
+            return None
+        return max(length + 2 * hop for length, hop in self.windows) + CLOCK_SLACK_US
 
     # -- folding -------------------------------------------------------------------------------
 

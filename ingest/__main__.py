@@ -49,6 +49,8 @@ def _run(repo: Path, until_end: bool) -> int:
     start_http_server(settings.metrics_port, "127.0.0.1", worker.metrics.registry)
     gc.freeze()
     worker.run(until_end)
+    # Extension modules complain of objects that they cannot free at the end.
+    gc.unfreeze()
     return 0
 
 

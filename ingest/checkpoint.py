@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from headwater.online.progress import Place
 from ingest.records import Committed, DeadLetter, TopicPartition
@@ -42,18 +42,29 @@ class Jobs:
         self._log.shutdown()
 
 
+class Outcome(NamedTuple):
+    """differ: places whose progress was not what it was believed to be. at: when it ended."""
+
+    differ: dict[Place, int | None]
+    at: float
+
+
 @dataclass(frozen=True)
 class Written:
-    """A write to Redis under way: the moves of progress that end it."""
+    """A write to Redis under way: the moves of progress that end it, and what it brings.
+
+    record_ms: when Kafka got the oldest and the newest record of each batch in it.
+    """
 
     moves: Moves
-    future: Future[dict[Place, int | None]]
+    record_ms: Sequence[int]
+    future: Future[Outcome]
 
     @property
     def done(self) -> bool:
         return self.future.done()
 
-    def result(self) -> dict[Place, int | None]:
+    def result(self) -> Outcome:
         """Waits; raises what the write raised."""
         return self.future.result()
 
@@ -63,8 +74,19 @@ class Checkpoint:
     """Positions that may be committed, with the dead letters before them, once `jobs` are done."""
 
     positions: Mapping[TopicPartition, Committed]
-    dead: Sequence[DeadLetter]
+    dead: Sequence[tuple[TopicPartition, DeadLetter]]
     jobs: Sequence[Future[Any]]
+
+    def without(self, gone: Collection[TopicPartition]) -> Checkpoint:
+        """The rest, when partitions are somebody else's: they commit them, and bury their dead.
+
+        That holds also when a partition has come back since: it begins at its commit again.
+        """
+        return Checkpoint(
+            {tp: at for tp, at in self.positions.items() if tp not in gone},
+            [(tp, letter) for tp, letter in self.dead if tp not in gone],
+            self.jobs,
+        )
 
     @property
     def done(self) -> bool:

@@ -47,6 +47,18 @@ class Metrics:
             ["feature_view", "stage"],
             registry=r,
         )
+        self.servable_seconds = Histogram(
+            PREFIX + "ingest_servable_seconds",
+            "From Kafka's record time to the state in Redis: oldest and newest of each batch",
+            registry=r,
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
+        )
+        self.jumps = Counter(
+            PREFIX + "ingest_jumps",
+            "Times that unread messages were gone from Kafka",
+            ["topic", "partition"],
+            registry=r,
+        )
         self.batch_seconds = Histogram(
             PREFIX + "ingest_batch_seconds",
             "Time of one batch by step (decode, fold, redis, log, commit)",

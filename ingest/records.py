@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -104,9 +105,13 @@ class Moved(NamedTuple):
 class Consumer(Protocol):
     """A member of a consumer group that commits only when told to.
 
+    jumps: by partition, the times that messages were gone from Kafka before they were read.
+
     A newly assigned partition starts at its committed offset, or at the earliest. Every call is
     bounded in time and raises StoreUnavailableError where the broker does not answer.
     """
+
+    jumps: Counter[TopicPartition]
 
     def subscribe(self, topics: Sequence[str]) -> None: ...
 

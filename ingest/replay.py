@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingest import broker
+from ingest.clients.producing import producer
 
 #: Messages that may wait for a paced worker: librdkafka's mock broker silently drops what
 #: exceeds 5 MB a partition.
@@ -29,7 +29,7 @@ def opened(servers: str) -> tuple[Send, Callable[[], Any]]:
     try:
         from confluent_kafka import Producer
     except ImportError:
-        client = broker.producer(servers)
+        client = producer(servers)
         return (lambda topic, key, value: client.send(topic, value, key)), client.flush
     fast = Producer(
         {"bootstrap.servers": servers, "linger.ms": 20, "enable.idempotence": True,

@@ -12,7 +12,8 @@ import pyarrow as pa
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import Catalog, StreamSourcePlan, ViewPlan
 from headwater.errors import HeadwaterError
-from headwater.offline.log import ARRIVED, OFFSET, PARTITION, TOPIC, EventLog
+from headwater.offline.data_files import ARRIVED, OFFSET, PARTITION, TOPIC
+from headwater.offline.log import EventLog
 from headwater.online.sinks import Batch, Sink, make_sink
 from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from headwater.online.ingest_status import PartitionStatus, publish
 from headwater.online.writer import OnlineWriter
@@ -28,6 +28,7 @@ class Status:
         self._since = self._summed = time.monotonic()
         self._before: Counter[TopicPartition] = Counter()
         self._summary: Counter[str] = Counter()
+        self._jumps: Counter[TopicPartition] = Counter()
 
     def took(self, tp: TopicPartition, taken: Taken) -> None:
         """Some records of a partition were judged for one source."""
@@ -86,12 +87,21 @@ class Status:
             if marks:
                 self._metrics.watermark.labels(view.name).set(max(marks) / 1e6)
 
-    def publish(self) -> None:
+    def jumped(self, jumps: Mapping[TopicPartition, int]) -> None:
+        """How often, so far, messages of a partition were gone before they were read."""
+        for tp, count in jumps.items():
+            self._metrics.jumps.labels(tp.topic, str(tp.partition)).inc(count - self._jumps[tp])
+            self._jumps[tp] = count
+
+    def publish(self, routes: Sequence[StreamRoute]) -> None:
         """Once a second: lag and rates as metrics and for `headwater status`."""
         now, elapsed = time.time(), time.monotonic() - self._since
         self._since = time.monotonic()
         for tp, status in self._of.items():
             status.updated_at = now
+            sizes = [s.held(tp) for r in routes if tp.topic in r.stream.topics for s in r.sinks]
+            status.state_keys = sum(keys for keys, _ in sizes)
+            status.state_bytes = sum(size for _, size in sizes)
             status.rate = (status.applied - self._before[tp]) / max(elapsed, 1e-3)
             self._before[tp] = status.applied
             labels = (tp.topic, str(tp.partition))

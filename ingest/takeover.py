@@ -72,15 +72,16 @@ class Takeover:
     ) -> list[Place]:  # fmt: skip
         """Take note of what was moved; returns the views whose state turned out to be gone."""
         lost = []
-        for place, (_, new) in moves.items():
+        for place, (believed, new) in moves.items():
             if place not in self._believed:
                 continue
             held = differ.get(place, new)
-            if place in differ and (held is None or held < (new or 0)):
+            if held is None or held < (believed or 0):
                 del self._believed[place]
                 self._pending.add(place)
                 lost.append(place)
             else:
-                # Further than we are: a worker that took over while this one was frozen.
+                # Where it differs, another worker has moved it on from what we believed: one that
+                # took over while this one was frozen, or a frozen one that we took over from.
                 self._believed[place] = held
         return lost

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,23 @@ from typing import Any
 import msgspec
 
 from headwater import catalog_cache
-from headwater.errors import FencedError, HeadwaterError, LogConflictError, StoreUnavailableError
+from headwater.errors import (
+    FencedError,
+    HeadwaterError,
+    LogConflictError,
+    RebuildBusyError,
+    StoreUnavailableError,
+)
+from headwater.online.expiry import Sweeper
 from headwater.online.progress import Place, Progress
 from headwater.online.sinks import Batch
 from headwater.online.writer import OnlineWriter
+from headwater.rebuild.fill import Rebuilder
+from headwater.rebuild.gaps import missing
 from headwater.settings import Settings
-from ingest.checkpoint import Checkpoint, Jobs, Written
-from ingest.clients import open_consumer
+from ingest.checkpoint import Checkpoint, Jobs, Outcome, Written
+from ingest.chores import Chores
+from ingest.clients import open_consumer, read_options
 from ingest.judge import NO_TIME
 from ingest.metrics import Metrics
 from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
@@ -34,10 +44,16 @@ from ingest.takeover import Takeover
 logger = logging.getLogger("headwater.ingest")
 #: How long the loop waits for messages before it looks at what else is to be done.
 POLL_SECONDS = 0.05
+#: Time for deleting expired state, each second.
+SWEEP_SECONDS = 0.003
 #: Pause after a store failed.
 BACK_OFF_SECONDS = 0.5
 #: Offsets that a rebuilt view may be behind to be brought up by the worker itself.
 TAKEOVER_OFFSETS = 1_000_000
+#: What fills larger gaps beside the worker.
+REBUILD = ("rebuild", "--behind")
+#: Time between two looks at the log's files and at the sources' histories.
+UPKEEP_SECONDS = 120.0
 
 
 class Saved(msgspec.Struct):
@@ -58,16 +74,24 @@ class Worker:
         self._positions: dict[TopicPartition, int] = {}
         self._watermarks: dict[TopicPartition, int] = {}
         self._dead: list[tuple[TopicPartition, DeadLetter]] = []
-        self._jobs = Jobs()
+        self._jobs, self._chores = Jobs(), Chores(repo)
         self._written: Written | None = None
         self._checkpoint: Checkpoint | None = None
         self._clean = True
         self._behind = False
         self._rows = 0
+        self._record_ms: list[int] = []
         self._wrote = self._saved = self._looked = time.monotonic()
+        self._upkeep_at = time.monotonic() + UPKEEP_SECONDS
         self._load()
         self.status = Status(writer, self.metrics)
-        self.consumer: Consumer = open_consumer(settings.kafka_client, self._servers, self._group)
+        config = settings.kafka_config
+        self.consumer: Consumer = open_consumer(
+            settings.kafka_client,
+            self._servers,
+            self._group,
+            read_options(Path(config)) if config else {},
+        )
 
     def _load(self) -> None:
         self._fingerprint = catalog_cache.fingerprint(self.repo)
@@ -88,6 +112,7 @@ class Worker:
             )
         self._servers = self.settings.kafka_bootstrap_servers or servers.pop()
         self._routes = dict(routes)
+        self._sweeper = Sweeper(self.writer, catalog.views.values())
 
     @property
     def routes(self) -> list[StreamRoute]:
@@ -100,6 +125,7 @@ class Worker:
         """Take events in until `stopping` is set, or the end that was seen at the start."""
         self.consumer.subscribe(sorted(self._routes))
         ends = self._ends() if until_end else {}
+        self._fill_histories()
         while not self.stopping:
             try:
                 if not self._clean:
@@ -118,6 +144,7 @@ class Worker:
         if self.stopping:
             self._last_flush()
         self._jobs.close()
+        self._chores.close()
         self.consumer.close()
 
     def _last_flush(self) -> None:
@@ -162,9 +189,11 @@ class Worker:
         )
         self._positions[tp] = position
 
-    def _give_up(self, revoked: Iterable[TopicPartition]) -> None:
+    def _give_up(self, revoked: Collection[TopicPartition]) -> None:
         """Partitions are somebody else's: write what is pending (it is true), forget the rest."""
         self._write_now()
+        if self._checkpoint is not None:
+            self._checkpoint = self._checkpoint.without(revoked)
         for tp in revoked:
             self._positions.pop(tp, None)
             self._watermarks.pop(tp, None)
@@ -181,6 +210,7 @@ class Worker:
         self._dead.clear()
         self._positions.clear()
         self._rows = 0
+        self._record_ms = []
         for route in self.routes:
             route.forget()
         for tp in sorted(self.consumer.assignment()):
@@ -200,6 +230,7 @@ class Worker:
                     self._fold(route, taken.batch, now_us)
                 self.status.took(tp, taken)
             self._rows += len(records)
+            self._record_ms += [int(records.timestamp_ms[0]), int(records.timestamp_ms[-1])]
         self._watermarks[tp] = newest
         self._positions[tp] = records.next_offset
         self.status.reached(records, newest)
@@ -247,20 +278,24 @@ class Worker:
             if view.online and route.newest_us > NO_TIME
         }
 
-        def job() -> dict[Place, int | None]:
+        def job() -> Outcome:
             with self.metrics.step("redis"):
                 for one in commands:
                     self.writer.run(one)
                 self.writer.raise_clocks(clocks)
-                return self._progress.move(moves)
+                return Outcome(self._progress.move(moves), time.time())
 
-        self._written = Written(moves, self._jobs.redis(job))
+        record_ms, self._record_ms = self._record_ms, []
+        self._written = Written(moves, record_ms, self._jobs.redis(job))
 
     def _collect(self) -> None:
         """Wait for the write under way, and take note of what it found."""
         written, self._written = self._written, None
         if written is not None:
-            for place in self._takeover.moved(written.moves, written.result()):
+            done = written.result()
+            for record_ms in written.record_ms:
+                self.metrics.servable_seconds.observe(max(0.0, done.at - record_ms / 1000))
+            for place in self._takeover.moved(written.moves, done.differ):
                 logger.warning(
                     "Redis has lost the state of view %s for %s-%d; it is rebuilt from the log",
                     self._view_of(place), place.topic, place.partition,
@@ -302,7 +337,7 @@ class Worker:
                 self.writer.raise_clocks(clocks)
 
         jobs.append(self._jobs.log(append))
-        self._checkpoint = Checkpoint(positions, [letter for _, letter in self._dead], jobs)
+        self._checkpoint = Checkpoint(positions, self._dead, jobs)
         self._dead = []
         self._rows = 0
 
@@ -314,9 +349,11 @@ class Worker:
         checkpoint.wait()
         self._collect()
         with self.metrics.step("commit"):
-            owned = {tp: at for tp, at in checkpoint.positions.items() if tp in self._positions}
-            self.consumer.commit(owned, checkpoint.dead)
-        self.status.committed(owned)
+            if checkpoint.positions:
+                self.consumer.commit(
+                    checkpoint.positions, [letter for _, letter in checkpoint.dead]
+                )
+        self.status.committed(checkpoint.positions)
         for route in self.routes:
             self.status.show(route, self._watermarks)
 
@@ -349,9 +386,16 @@ class Worker:
     # -- once a second -----------------------------------------------------------------------------
 
     def _look_around(self) -> None:
-        self.status.publish()
+        self.status.jumped(self.consumer.jumps)
+        self.status.publish(self.routes)
         self._bring_up()
         self._trim()
+        self._sweep()
+        if time.monotonic() >= self._upkeep_at:
+            self._upkeep_at = time.monotonic() + UPKEEP_SECONDS
+            self._fill_histories()
+            if self.settings.log == "on":
+                self._chores.start("compact")
         try:
             changed = catalog_cache.fingerprint(self.repo) != self._fingerprint
         except (HeadwaterError, OSError) as error:
@@ -370,18 +414,64 @@ class Worker:
             return
         self.consumer.subscribe(sorted(self._routes))
         self._clean = False
+        self._fill_histories()
         logger.info("catalogue %s is in use", self.catalog.version)
 
     def _trim(self) -> None:
         limit = self.settings.state_cache_bytes
-        if any(sink.nbytes > limit for route in self.routes for sink in route.sinks):
+        if any(sink.held()[1] > limit for route in self.routes for sink in route.sinks):
             self._write_now()
             for route in self.routes:
                 for sink in route.sinks:
                     sink.trim(limit)
 
+    def _sweep(self) -> None:
+        """Delete expired state for a few milliseconds."""
+        until = time.monotonic() + SWEEP_SECONDS
+        while time.monotonic() < until:
+            self._sweeper.step(time.time_ns() // 1000)
+
+    def _fill_histories(self) -> None:
+        """Have histories folded that are not, or up to another beginning of the log."""
+        if any(route.stream.history is not None for route in self.routes):
+            gaps = missing(self.catalog, self._progress)
+            if any(gap.is_history for gap in gaps):
+                self._chores.start(*REBUILD)
+
     def _bring_up(self) -> None:
         """Take over the pending views that were rebuilt so far that little is missing."""
+        if not self._takeover.pending or self._chores.running(REBUILD[0]):
+            return
+        self.flush()
+        gaps = self._gaps()
+        if max(gaps.values()) > TAKEOVER_OFFSETS:
+            self._chores.start(*REBUILD)
+            return
+        views = {self._view_of(place) for place, gap in gaps.items() if gap > 0}
+        try:
+            if views:
+                Rebuilder(self.catalog, self.writer.client, sorted(views)).run()
+        except RebuildBusyError:
+            return  # another process is at it; look again in a second
+        held = self._takeover.held()
+        for place, gap in self._gaps().items():
+            if gap <= 0:
+                self._takeover.take(place, held.get(place))
+                logger.info(
+                    "view %s is whole for %s-%d",
+                    self._view_of(place), place.topic, place.partition,
+                )  # fmt: skip
+
+    def _gaps(self) -> dict[Place, int]:
+        """Of each pending view, the offsets that the log holds and its state lacks."""
+        held = self._takeover.held()
+        ends = {
+            Place(sink.prefix, *tp): min(at, route.log_end(tp))
+            for tp, at in self._positions.items()
+            for route in self._routes.get(tp.topic, ())
+            for sink in route.sinks
+        }
+        return {place: ends[place] - held.get(place, 0) for place in self._takeover.pending}
 
 
 def _dead_letter(records: Records, at: int, kind: str, reason: str) -> DeadLetter:

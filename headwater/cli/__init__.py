@@ -6,13 +6,11 @@ import json
 import os
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from headwater import catalog_cache
 from headwater.errors import HeadwaterError
@@ -35,28 +33,93 @@ console = Console(highlight=False)
 @app.command()
 def plan(repo: Repo = REPO, as_json: AsJson = False) -> None:
     """Show what apply would add, change and remove, after checking it."""
-    from headwater.cli.apply import changes
+    from headwater.cli.apply import plan as make
+    from headwater.cli.rebuild import needs_backfill
 
-    _print_changes(changes(repo.resolve())[1], as_json)
+    found = make(repo.resolve())
+    needs = needs_backfill(found.catalog, Settings.from_env(os.environ))
+    _print_changes(found.changes, needs, as_json)
 
 
 @app.command()
-def apply(repo: Repo = REPO, as_json: AsJson = False) -> None:
-    """Check the definitions, show what changes, and write Feast's registry."""
+def apply(
+    repo: Repo = REPO,
+    backfill: Annotated[
+        bool, typer.Option(help="fill new stream views from the offline log before returning")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Check the definitions, show what changes, write Feast's registry, fill new stream views."""
     from headwater.cli.apply import apply as run
+    from headwater.cli.rebuild import after_apply
 
-    _print_changes(run(repo.resolve()), as_json)
+    found = run(repo.resolve())
+    _print_changes(found.changes, {}, as_json)
+    err = Console(stderr=True, highlight=False)
+    after_apply(found, Settings.from_env(os.environ), backfill, err if as_json else console, repo)
 
 
-def _print_changes(found: list[tuple[str, str, str]], as_json: bool) -> None:
+def _print_changes(found: list[tuple[str, str, str]], needs: dict[str, int], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps([{"change": c, "kind": k, "name": n} for c, k, n in found]))
+        rows: list[dict[str, Any]] = [
+            {"change": c, "kind": k, "name": n}
+            | ({"backfill_events": needs[n]} if k == "feature view" and n in needs else {})
+            for c, k, n in found
+        ]
+        typer.echo(json.dumps(rows))
         return
     signs = {"add": "[green]+[/]", "change": "[yellow]~[/]", "remove": "[red]-[/]"}
     for change, kind, name in found:
-        console.print(f"{signs[change]} {kind} {name}")
+        more = f" (needs a backfill: {needs[name]:,} events)" if name in needs else ""
+        console.print(f"{signs[change]} {kind} {name}{more if kind == 'feature view' else ''}")
     if not found:
         console.print("Nothing changes.")
+
+
+@app.command()
+def rebuild(
+    repo: Repo = REPO,
+    view: Annotated[list[str] | None, typer.Option(help="only these views")] = None,
+    behind: Annotated[
+        bool, typer.Option("--behind", help="fill only what is behind the log; delete nothing")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the state of stream views in Redis anew from the offline log."""
+    from headwater.cli.rebuild import rebuild as run
+
+    start = time.monotonic()
+    catalog = catalog_cache.load(repo.resolve())
+    done = run(catalog, Settings.from_env(os.environ), view or None, behind)
+    seconds = time.monotonic() - start
+    if as_json:
+        typer.echo(json.dumps({"views": done, "seconds": round(seconds, 3)}))
+        return
+    for name, events in sorted(done.items()):
+        console.print(f"{name}: {events:,} events")
+    console.print(f"{sum(done.values()):,} events in {seconds:.1f} s")
+
+
+@app.command()
+def compact(repo: Repo = REPO, as_json: AsJson = False) -> None:
+    """Tidy up: the offline logs' small and old files, and state that no view uses any more."""
+    from headwater.cli.rebuild import compact as run
+
+    logs, keys = run(catalog_cache.load(repo.resolve()), Settings.from_env(os.environ))
+    if as_json:
+        typer.echo(json.dumps({"logs": {n: u._asdict() for n, u in logs.items()}, "keys": keys}))
+        return
+    for name, log in logs.items():
+        console.print(
+            f"{name}: {log.files_before:,} files became {log.files_after:,}; "
+            f"{log.deleted:,} old ones deleted"
+        )
+    if keys is None:
+        console.print(
+            "Redis was busy or did not answer: unused state there is left to the next run"
+        )
+    else:
+        console.print(f"Redis: {keys:,} keys of no view any more deleted")
 
 
 @app.command()
@@ -87,6 +150,69 @@ def ingest(
     """Run an ingest worker: Kafka to Redis and to the offline log."""
     more = ["--until-end"] if until_end else []
     os.execv(sys.executable, _program("ingest", repo, *more))  # noqa: S606 (no shell is involved)
+
+
+@app.command()
+def wait(
+    topic: Annotated[str, typer.Option(help="Kafka topic")],
+    partition: Annotated[int, typer.Option(help="its partition")],
+    offset: Annotated[int, typer.Option(help="the event's offset")],
+    repo: Repo = REPO,
+    timeout: Annotated[float, typer.Option(help="longest wait, seconds")] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Wait until an event can be served; exit code 1 when it takes too long."""
+    from headwater.online import receipts
+    from headwater.online.progress import Progress
+
+    catalog, writer = _store(repo)
+    start = time.monotonic()
+    progress = Progress(writer.client, catalog.project)
+    done = receipts.wait(catalog, progress, topic, partition, offset, timeout)
+    seconds = time.monotonic() - start
+    if as_json:
+        typer.echo(json.dumps({"servable": done, "seconds": round(seconds, 3)}))
+    elif done:
+        console.print(f"{topic}-{partition}@{offset} is servable (waited {seconds:.2f} s).")
+    else:
+        console.print(f"{topic}-{partition}@{offset} is not servable after {seconds:.1f} s.")
+    if not done:
+        raise typer.Exit(1)
+
+
+dead_letters = typer.Typer(help="What workers rejected: list it, send it again.")
+app.add_typer(dead_letters, name="dead-letters")
+Topic = Annotated[str, typer.Option(help="only of this source topic")]
+Kind = Annotated[str, typer.Option(help="only of this kind: invalid, future, late, udf")]
+
+
+@dead_letters.command("list")
+def dead_letters_list(
+    repo: Repo = REPO,
+    topic: Topic = "",
+    kind: Kind = "",
+    limit: Annotated[int, typer.Option(help="at most so many; 0 is all")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show rejected messages with the reason; with --json one object a line."""
+    _dead_letters("list", repo, topic, kind, as_json, "--limit", str(limit))
+
+
+@dead_letters.command("replay")
+def dead_letters_replay(
+    repo: Repo = REPO, topic: Topic = "", kind: Kind = "", as_json: AsJson = False
+) -> None:
+    """Send rejected messages to their topics again, each exactly once."""
+    _dead_letters("replay", repo, topic, kind, as_json)
+
+
+def _dead_letters(
+    action: str, repo: Path, topic: str, kind: str, as_json: bool, *more: str
+) -> None:
+    words = [action, *(["--topic", topic] if topic else []), *(["--kind", kind] if kind else [])]
+    words += [*(["--json"] if as_json else []), *more]
+    command = _program("ingest.dead_letters", repo, *words)
+    os.execv(sys.executable, command)  # noqa: S606 (no shell is involved)
 
 
 @app.command()
@@ -128,27 +254,20 @@ def training_set(
 
 @app.command()
 def status(repo: Repo = REPO, as_json: AsJson = False) -> None:
-    """Freshness of every view; exit code 1 when an objective is missed."""
+    """Freshness of every view, and how far ingest is; exit code 1 when an objective is missed."""
+    from headwater.cli import status as shown
+
     catalog, writer = _store(repo)
-    clocks = writer.clocks()
     now = time.time()
-    rows = [freshness(view, clocks, now) for view in catalog.views.values()]
+    views = [freshness(view, writer.clocks(), now) for view in catalog.views.values()]
+    partitions = shown.partitions(catalog, writer, now)
     if as_json:
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps({"views": views, "partitions": partitions}))
     else:
-        table = Table("view", "newest event online", "age", "objective", "state")
-        for row in rows:
-            state = {True: "[green]fresh[/]", False: "[red]stale[/]", None: "no objective"}
-            newest = row["online_us"]
-            table.add_row(
-                row["feature_view"],
-                str(datetime.fromtimestamp(newest // 1_000_000, UTC)) if newest else "never",
-                f"{row['age_seconds']:,.0f} s" if newest else "-",
-                f"{row['slo_seconds']:,.0f} s" if row["slo_seconds"] else "-",
-                state[row["fresh"]],
-            )
-        console.print(table)
-    if any(row["fresh"] is False for row in rows):
+        console.print(shown.views_table(views))
+        if partitions:
+            console.print(shown.partitions_table(partitions))
+    if any(row["fresh"] is False for row in views):
         raise typer.Exit(1)
 
 

@@ -7,10 +7,10 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from headwater import catalog_cache
-from headwater.catalog import Catalog
+from headwater.catalog import Catalog, ViewPlan
 from headwater.errors import HeadwaterError
 
 Change = tuple[str, str, str]
@@ -24,20 +24,29 @@ _KINDS = {
 }
 
 
-def changes(repo: Path) -> tuple[Catalog, list[Change]]:
-    """The checked catalogue that the definitions make, and how it differs from the registry."""
+class Plan(NamedTuple):
+    """What `apply` would do: the checked catalogue, and how it differs from the registry's."""
+
+    catalog: Catalog
+    changes: list[Change]
+    #: Row views of Kafka sources whose rows mean something else from now on.
+    outdated: list[str]
+
+
+def plan(repo: Path) -> Plan:
+    """Check the definitions. Raises DefinitionError or HeadwaterError for what cannot be served."""
     planned = _rehearse(repo)
     try:
         current: Catalog | None = catalog_cache.load(repo)
     except HeadwaterError:
         current = None
-    return planned, _difference(current, planned)
+    return Plan(planned, _difference(current, planned), _outdated(current, planned))
 
 
-def apply(repo: Path) -> list[Change]:
+def apply(repo: Path) -> Plan:
     """Write the registry as `feast apply` does. Raises before writing what cannot be served."""
-    _, found = changes(repo)
-    if not found:
+    found = plan(repo)
+    if not found.changes:
         return found
     from feast.repo_config import load_repo_config
     from feast.repo_operations import apply_total
@@ -46,8 +55,25 @@ def apply(repo: Path) -> list[Change]:
         config = load_repo_config(repo, repo / "feature_store.yaml")
         Path(repo / "data").mkdir(exist_ok=True)
         apply_total(config, repo, skip_source_validation=True)
-    catalog_cache.load(repo)
-    return found
+    return found._replace(catalog=catalog_cache.load(repo))
+
+
+def _outdated(current: Catalog | None, planned: Catalog) -> list[str]:
+    """A windowed view's keys name its definition; those of a row view stay when it changes."""
+    return [
+        name
+        for name, view in sorted(planned.views.items())
+        if view.kind == "row"
+        and view.stream
+        and current is not None
+        and (old := current.views.get(name)) is not None
+        and _meaning(old) != _meaning(view)
+    ]
+
+
+def _meaning(view: ViewPlan) -> tuple[object, ...]:
+    code = (view.udf.text or view.udf.name) if view.udf else ""
+    return view.kind, view.schema_fingerprint, view.stream, view.join_keys, code
 
 
 def _rehearse(repo: Path) -> Catalog:

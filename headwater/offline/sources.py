@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import BatchSourcePlan, Catalog, StreamSourcePlan, ViewPlan
 from headwater.errors import HeadwaterError
-from headwater.offline.log import OFFSET, PARTITION, TOPIC, delta_files
+from headwater.offline.data_files import OFFSET, PARTITION, TOPIC
+from headwater.offline.log import delta_files
 from headwater.transform import transform_events
 
 #: What a view's rows are called inside the joins, whatever its features are called.
@@ -33,10 +34,10 @@ def read_batch(source: BatchSourcePlan, columns: Sequence[str] | None = None) ->
     columns: names in the view that are wanted, None for all. Raises HeadwaterError for missing
     files or columns.
     """
-    relation = _relation(source)
+    found_in = relation(source)
     with connect() as connection:
         try:
-            found = connection.sql(f"SELECT * FROM {relation} LIMIT 0").to_arrow_table()  # noqa: S608
+            found = connection.sql(f"SELECT * FROM {found_in} LIMIT 0").to_arrow_table()  # noqa: S608
         except duckdb.Error as error:
             raise HeadwaterError(f"source {source.name!r} cannot be read: {error}") from error
         renamed = {name: source.field_mapping.get(name, name) for name in found.column_names}
@@ -47,7 +48,7 @@ def read_batch(source: BatchSourcePlan, columns: Sequence[str] | None = None) ->
                 f"source {source.name!r} lacks {missing}; it has {sorted(renamed.values())}"
             )
         names = ", ".join(f"{quoted(n)} AS {quoted(renamed[n])}" for n in wanted)
-        table = connection.sql(f"SELECT {names} FROM {relation}").to_arrow_table()  # noqa: S608
+        table = connection.sql(f"SELECT {names} FROM {found_in}").to_arrow_table()  # noqa: S608
     return normalised(table)
 
 
@@ -55,7 +56,8 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _relation(source: BatchSourcePlan) -> str:
+def relation(source: BatchSourcePlan) -> str:
+    """A batch source as what stands behind FROM. Raises HeadwaterError where nothing is there."""
     if source.format == "query":
         return f"({source.query})"
     if source.format == "delta":

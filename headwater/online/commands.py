@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from headwater.interning import Bytes, Int64, Texts, digits, put_number
+from headwater.interning import Bytes, Texts, digits, put_number
 
 #: Keys in one script call: a call blocks the server, and other clients wait meanwhile.
 CHUNK = 250
@@ -23,23 +23,12 @@ class Commands(NamedTuple):
     replies: int
 
 
-def evalsha(
-    sha: str, prefix: bytes, keys: Texts, values: Texts, head: bytes = b"",
-    expiry_ms: Int64 | None = None,
-) -> Commands:  # fmt: skip
-    """Script calls over the keys `<prefix>{<text>}`, CHUNK keys each.
-
-    ARGV of a call: `head` where there is one, and for each key its value, and its expiry time
-    [n] where there are any (0: none).
-    """
+def evalsha(sha: str, prefix: bytes, keys: Texts, values: Texts) -> Commands:
+    """Script calls over the keys `<prefix>{<text>}`, CHUNK keys each; ARGV is their values."""
     n = len(keys)
-    arguments = (b"*", b"\r\n$7\r\nEVALSHA\r\n$40\r\n" + sha.encode() + b"\r\n")
-    open_, middle = (np.frombuffer(part, np.uint8) for part in arguments)
-    first = b"$%d\r\n%b\r\n" % (len(head), head) if head else b""
-    times = np.empty(0, np.int64) if expiry_ms is None else expiry_ms
+    middle = np.frombuffer(b"\r\n$7\r\nEVALSHA\r\n$40\r\n" + sha.encode() + b"\r\n", np.uint8)
     parts = (
-        open_, middle, np.frombuffer(prefix, np.uint8), np.frombuffer(first, np.uint8), keys.data,
-        keys.at, values.data, values.at, times,
+        middle, np.frombuffer(prefix, np.uint8), keys.data, keys.at, values.data, values.at,
     )  # fmt: skip
     size = _write(np.empty(0, np.uint8), False, *parts)
     data: Bytes = np.empty(size, np.uint8)
@@ -97,29 +86,25 @@ def _key(data, at, prefix, keys, begin, end, real):
 
 
 @njit(cache=True, nogil=True)
-def _write(data, real, start, middle, prefix, head, keys, keys_at, values, values_at, expiry_ms):
+def _write(data, real, middle, prefix, keys, keys_at, values, values_at):
     """Write the calls, or only measure them; returns their size in bytes."""
     n = keys_at.size - 1
-    each = 3 if expiry_ms.size else 2
     at = np.int64(0)
     for first in range(0, n, CHUNK):
         last = min(first + CHUNK, n)
         count = last - first
-        at = _copy(data, at, start, 0, start.size, real)
-        at = _number(data, at, 3 + count * each + (1 if head.size else 0), real)
+        if real:
+            data[at] = 42
+        at = _number(data, at + 1, 3 + 2 * count, real)
         at = _copy(data, at, middle, 0, middle.size, real)
         at = _bulk_start(data, at, digits(count), real)
         at = _line(data, _number(data, at, count, real), real)
         for k in range(first, last):
             at = _key(data, at, prefix, keys, keys_at[k], keys_at[k + 1], real)
-        at = _copy(data, at, head, 0, head.size, real)
         for k in range(first, last):
             at = _bulk_start(data, at, values_at[k + 1] - values_at[k], real)
             at = _copy(data, at, values, values_at[k], values_at[k + 1], real)
             at = _line(data, at, real)
-            if expiry_ms.size:
-                at = _bulk_start(data, at, digits(expiry_ms[k]), real)
-                at = _line(data, _number(data, at, expiry_ms[k], real), real)
     return at
 
 

@@ -15,7 +15,8 @@ class PartitionStatus(msgspec.Struct):
 
     position: the next offset to take in; end: the partition's end when it was last asked;
     record_ms: when Kafka got the last record taken in; rate: events a second; rejected: kind ->
-    how many since the worker started.
+    how many since the worker started; state_keys,
+    state_bytes: window states in the worker's memory.
     """
 
     worker: str
@@ -29,6 +30,8 @@ class PartitionStatus(msgspec.Struct):
     rejected: dict[str, int] = {}
     rate: float = 0.0
     updated_at: float = 0.0
+    state_keys: int = 0
+    state_bytes: int = 0
 
     @property
     def lag_records(self) -> int:

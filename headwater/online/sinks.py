@@ -16,7 +16,7 @@ from numba import njit
 from headwater.arrow import numpy_column
 from headwater.catalog import ViewPlan, column_kind
 from headwater.codec import key_prefix, section_source, split_sections
-from headwater.interning import Int64, KeyTable, Texts, entity_texts, texts
+from headwater.interning import Int64, KeyTable, Texts, entity_texts
 from headwater.online.commands import Commands
 from headwater.online.rows import RowPacker
 from headwater.online.writer import OnlineWriter
@@ -84,9 +84,8 @@ class Sink(Protocol):
         """Drop what is in memory of one topic's partition, or of all."""
         ...
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that its states take in memory."""
+    def held(self, place: Place | None = None) -> tuple[int, int]:
+        """Keys and bytes in memory, of one partition or of all."""
         ...
 
     def trim(self, limit: int) -> None:
@@ -141,7 +140,9 @@ class RowSink:
         # Of each key its newest row: event time, created, partition, offset, row among the tables.
         self._newest = np.empty((0, 5), np.int64)
 
-    nbytes = 0
+    def held(self, place: Place | None = None) -> tuple[int, int]:
+        """None, once they are written."""
+        return 0, 0
 
     def trim(self, limit: int) -> None:
         """Nothing is kept once it is written."""
@@ -214,12 +215,12 @@ class WindowSink:
         else:
             self._states.pop(place, None)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(states.nbytes for states in self._states.values())
+    def held(self, place: Place | None = None) -> tuple[int, int]:
+        found = [s for at, s in self._states.items() if place is None or at == place]
+        return sum(map(len, found)), sum(states.nbytes for states in found)
 
     def trim(self, limit: int) -> None:
-        if self.nbytes > limit:
+        if self.held()[1] > limit:
             for states in self._states.values():
                 states.shrink()
 
@@ -263,10 +264,4 @@ class WindowSink:
 
     def _written(self, states: WindowStates) -> Commands:
         which = states.take_dirty()
-        expiry_ms = self._program.expiry_us(states.newest(which)) // 1000
-        if self._program.sketches:
-            sections = texts(states.section_bytes(which))
-        else:
-            words, at = states.sections(which)
-            sections = Texts(words.view(np.uint8), at * 8)
-        return self._writer.sections(self.prefix, states.texts(which), sections, expiry_ms)
+        return self._writer.sections(self.prefix, states.texts(which), states.values(which))

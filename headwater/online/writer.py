@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
 
 import redis
 
-from headwater.codec import WINDOW_HEADER
 from headwater.errors import StoreUnavailableError
-from headwater.interning import Int64, Texts
+from headwater.interning import Texts
 from headwater.online.commands import CHUNK, Commands, evalsha, mget
 
-SCRIPTS = ("write_rows", "write_sections", "raise_clock")
+SCRIPTS = ("write_rows", "write_sections", "raise_clock", "expire_sections")
 #: Bytes sent under one time limit.
 SLICE = 1 << 20
 #: Keys whose values are asked for before the first is read: they wait in the server's memory.
@@ -74,13 +73,9 @@ class OnlineWriter:
         """What writes packed rows under `<prefix>{<text>}`; each reply is how many were taken."""
         return evalsha(self._scripts["write_rows"].sha, prefix, keys, rows)
 
-    def sections(self, prefix: bytes, keys: Texts, sections: Texts, expiry_ms: Int64) -> Commands:
-        """What writes sections; each reply lists the positions that a higher offset refused.
-
-        expiry_ms: [n], when a section can be in no window any more; 0 is never.
-        """
-        script_ = self._scripts["write_sections"]
-        return evalsha(script_.sha, prefix, keys, sections, WINDOW_HEADER, expiry_ms)
+    def sections(self, prefix: bytes, keys: Texts, values: Texts) -> Commands:
+        """What writes values of one section each; a reply lists what a higher offset refused."""
+        return evalsha(self._scripts["write_sections"].sha, prefix, keys, values)
 
     def run(self, commands: Commands) -> list[Any]:
         """Send commands in one go; their replies. Errors are raised after the last reply."""
@@ -127,6 +122,15 @@ class OnlineWriter:
                 found += values
         return found
 
+    def expire(self, keys: Sequence[bytes], cuts_us: Sequence[int]) -> int:
+        """Delete windowed values all of whose tiles begin before a time each; returns how many."""
+        gone = 0
+        with store_errors():
+            for at in range(0, len(keys), CHUNK):
+                part: Any = cuts_us[at : at + CHUNK]
+                gone += int(self._scripts["expire_sections"](keys[at : at + CHUNK], part))
+        return gone
+
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of keys, None where there is none."""
         found: list[bytes | None] = []
@@ -155,17 +159,22 @@ class OnlineWriter:
             clocks[stage, view] = int(value)
         return clocks
 
-    def delete_prefix(self, prefix: bytes) -> int:
-        """Delete every key of one view's prefix and no other; returns how many there were."""
-        pattern = bytes(prefix) + b"{*"
+    def delete_prefix(
+        self, prefix: bytes, unlink: Callable[[Sequence[bytes]], int] | None = None
+    ) -> int:
+        """Delete every key of one view's prefix and no other; returns how many there were.
+
+        unlink: deletes some keys and returns how many there were, in place of Redis's UNLINK.
+        """
+        delete: Any = unlink or (lambda keys: self.client.unlink(*keys))
         deleted = 0
         with store_errors():
             batch: list[bytes] = []
-            for key in self.client.scan_iter(match=pattern, count=1000):
+            for key in self.client.scan_iter(match=bytes(prefix) + b"{*", count=1000):
                 batch.append(key)
                 if len(batch) == CHUNK:
-                    deleted += int(self.client.unlink(*batch))
+                    deleted += int(delete(batch))
                     batch = []
             if batch:
-                deleted += int(self.client.unlink(*batch))
+                deleted += int(delete(batch))
         return deleted

@@ -27,7 +27,7 @@ def open_consumer(
         from ingest.clients.confluent import ConfluentConsumer
     except ImportError as error:
         raise HeadwaterError(
-            f"the client confluent-kafka cannot be loaded ({error}); pip install 'headwater[fast]', "
+            f"confluent-kafka cannot be loaded ({error}); pip install 'headwater[fast]', "
             "or set HEADWATER_KAFKA_CLIENT=kafka-python"
         ) from error
     return ConfluentConsumer(servers, group, options or {})

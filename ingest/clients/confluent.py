@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import time
 import uuid
@@ -96,10 +97,12 @@ class ConfluentConsumer:
         self._owned: set[TopicPartition] = set()
         self._next: dict[TopicPartition, int] = {}
         self._producer: Any = None
+        # Left open at the interpreter's end, librdkafka would wait without end for our callbacks.
+        atexit.register(self.close)
         try:
             self._client.list_topics(timeout=TIMEOUT_SECONDS)
         except KafkaException as error:
-            self._client.close()
+            self.close()
             raise StoreUnavailableError(
                 f"no Kafka broker answers at {servers} ({error.args[0].str()}); "
                 "check KAFKA_BOOTSTRAP_SERVERS and HEADWATER_KAFKA_CONFIG"
@@ -142,9 +145,7 @@ class ConfluentConsumer:
             first = self._client.poll(timeout_seconds)
             if first is None:
                 return []
-            messages = [first, *self._client.consume(max_records - 1, 0)] if max_records > 1 else [
-                first
-            ]  # fmt: skip
+            messages = [first, *self._client.consume(max_records - 1, 0)]
         errors = list(map(Message.error, messages))
         told = [i for i, error in enumerate(errors) if error is not None]
         found = []
@@ -220,7 +221,7 @@ class ConfluentConsumer:
             return
         start = self.beginnings([tp])[tp]
         self.seek(tp, start)
-        if before is not None and before >= 0:
+        if before is not None:
             self.jumps[tp] += 1
             logger.warning(
                 "%s-%d: messages from %d on are gone before they were read; going on at %d",
@@ -358,6 +359,7 @@ class ConfluentConsumer:
             raise _refused(*refused[0])
 
     def close(self) -> None:
+        atexit.unregister(self.close)
         self._client.close()
 
 

@@ -11,7 +11,6 @@ from kafka.errors import KafkaError, KafkaTimeoutError, ProducerFencedError
 from kafka.structs import TopicPartition as KafkaPartition
 
 from headwater.errors import FencedError, HeadwaterError, StoreUnavailableError
-from ingest.clients.options import for_kafka_python
 from ingest.records import DeadLetter
 
 #: Longest wait for each step of a transaction.
@@ -20,7 +19,7 @@ TIMEOUT_SECONDS = 10.0
 TRANSACTION_TIMEOUT_MS = 10_000
 
 
-class TransactionalProducer(KafkaProducer):  # type: ignore[misc]
+class TransactionalProducer(KafkaProducer):
     """One transaction after the other. After an error it is of no more use.
 
     It reaches below the library's public calls for two things: those that end a transaction wait
@@ -29,7 +28,7 @@ class TransactionalProducer(KafkaProducer):  # type: ignore[misc]
 
     @classmethod
     def connected(
-        cls, servers: str, transactional_id: str, options: Mapping[str, str], api_version: Any
+        cls, servers: str, transactional_id: str, options: Mapping[str, Any]
     ) -> TransactionalProducer:
         producer = cls(
             bootstrap_servers=servers.split(","),
@@ -41,8 +40,7 @@ class TransactionalProducer(KafkaProducer):  # type: ignore[misc]
             linger_ms=5,
             max_request_size=64 << 20,
             metrics_enabled=False,
-            api_version=api_version,
-            **for_kafka_python(options, producer=True),
+            **options,
         )
         producer.init_transactions()
         return producer

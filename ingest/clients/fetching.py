@@ -203,7 +203,7 @@ def _plain(raw: bytes, batches: list[list[int]]) -> tuple[bytes, Int64, Int64]:
     return b"".join(pieces), np.concatenate([[0], ends[:-1]]), ends
 
 
-class ColumnFetcher(Fetcher):  # type: ignore[misc]
+class ColumnFetcher(Fetcher):
     """Fetches as the library does; `fetched_records` gives lists of `Records`."""
 
     PartitionRecords = PartitionBatches

@@ -32,7 +32,7 @@ logger = logging.getLogger("headwater.ingest")
 #: Longest wait for the broker in one call.
 TIMEOUT_MS = 10_000
 #: Brokers that speak an old dialect only, such as librdkafka's mock cluster, want it said.
-_FALLBACK = (2, 3)
+VERSIONS: tuple[dict[str, Any], ...] = ({}, {"api_version": (2, 3)})
 _FENCED = (
     CommitFailedError,
     IllegalGenerationError,
@@ -41,7 +41,7 @@ _FENCED = (
 )
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+class _Listener(ConsumerRebalanceListener):
     """Takes note of what rebalances do; the client runs it inside its own event loop."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class KafkaPythonConsumer:
         """Raises StoreUnavailableError where no broker answers."""
         self.jumps: Counter[TopicPartition] = Counter()
         self._servers, self._group, self._options = servers, group, options
-        self._client = _connected(servers, group, options)
+        self._client, self._version = _connected(servers, group, options)
         self._fetcher = ColumnFetcher(
             self._client._client, self._client._subscription, self._jumped, **self._client.config
         )
@@ -76,6 +76,9 @@ class KafkaPythonConsumer:
         self._producer: TransactionalProducer | None = None
 
     def subscribe(self, topics: Sequence[str]) -> None:
+        # A leader that does not know a topic's partitions yet hands out none of them.
+        for topic in topics:
+            self.partitions(topic)
         self._client.subscribe(list(topics), listener=self._listener)
 
     def poll(self, timeout_seconds: float, max_records: int) -> list[Records]:
@@ -158,8 +161,8 @@ class KafkaPythonConsumer:
                 return
             if self._producer is None:
                 self._producer = TransactionalProducer.connected(
-                    self._servers, f"{self._group}-{uuid.uuid4()}", self._options,
-                    self._client.config["api_version"],
+                    self._servers, f"{self._group}-{uuid.uuid4()}",
+                    {**self._version, **for_kafka_python(self._options, producer=True)},
                 )  # fmt: skip
             try:
                 self._producer.commit(dead, offsets, self._client.group_metadata())
@@ -182,9 +185,12 @@ class KafkaPythonConsumer:
         )  # fmt: skip
 
 
-def _connected(servers: str, group: str, options: Mapping[str, str]) -> KafkaConsumer:
+def _connected(
+    servers: str, group: str, options: Mapping[str, str]
+) -> tuple[KafkaConsumer, dict[str, Any]]:
+    """A client, and what must be said of the broker's version."""
     failure: Exception | None = None
-    for version in ({}, {"api_version": _FALLBACK}):
+    for version in VERSIONS:
         try:
             client = KafkaConsumer(
                 bootstrap_servers=servers.split(","),
@@ -211,7 +217,7 @@ def _connected(servers: str, group: str, options: Mapping[str, str]) -> KafkaCon
         except (KafkaError, AssertionError, ValueError) as error:
             failure = error
         else:
-            return client
+            return client, version
     raise StoreUnavailableError(
         f"no Kafka broker answers at {servers} ({type(failure).__name__}); "
         "check KAFKA_BOOTSTRAP_SERVERS and HEADWATER_KAFKA_CONFIG"

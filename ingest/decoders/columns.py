@@ -14,15 +14,35 @@ from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.catalog import FieldPlan, StreamSourcePlan
 from headwater.errors import DefinitionError
 from ingest.decoders.times import WANTED as A_TIME
-from ingest.decoders.times import times
+from ingest.decoders.times import scaled, times
 from ingest.records import Records
 
 Int64 = NDArray[np.int64]
 #: Values of one field, one for each message; None for null and for absent.
 Cells = Sequence[Any]
 
+
+class Instants(NamedTuple):
+    """Times as whole numbers of a unit in `UNITS_NS`, or lists of such."""
+
+    cells: Cells
+    unit: str
+
+
+class Spelled(NamedTuple):
+    """Values that `convert` makes what their column holds, lists by their elements.
+
+    `convert` may raise ValueError or OverflowError for a value that is none.
+    """
+
+    cells: Cells
+    convert: Callable[[Any], Any]
+
+
 TOMBSTONE = "tombstone: the message has no value"
 _SHOWN = 80
+#: What Python, numpy and Arrow raise for a value that is not of a column's type.
+_FAULTS = (pa.ArrowException, ValueError, TypeError, OverflowError)
 #: How a message may spell a float that no JSON number is: Feast's own texts.
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 FLOAT_MAX = float(np.finfo(np.float32).max)
@@ -90,7 +110,10 @@ class EventColumns:
         return self.names[self._event]
 
     def build(
-        self, cells: Sequence[Cells], kept: Int64, rejected: list[tuple[int, str]]
+        self,
+        cells: Sequence[Cells | Instants | Spelled],
+        kept: Int64,
+        rejected: list[tuple[int, str]],
     ) -> Decoded:
         """cells: for each field its values in the kept messages; rejected: what is so already."""
         bad: dict[int, str] = {}
@@ -127,46 +150,63 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _column(field: FieldPlan, cells: Cells, bad: dict[int, str]) -> pa.Array:
+def _column(field: FieldPlan, cells: Cells | Instants | Spelled, bad: dict[int, str]) -> pa.Array:
     """One field's values as its Arrow column; a row that cannot be is null and in `bad`."""
-    if isinstance(cells, pa.Array):
-        return cells
-    if field.type == "UNIX_TIMESTAMP":
-        found = times(cells)
+    inner = field.type.removesuffix("_LIST").removesuffix("_SET")
+    is_list = inner != field.type
+    if isinstance(cells, Spelled):
+        return _each(field, cells.cells, bad, cells.convert)
+    if inner == "UNIX_TIMESTAMP":
+        raw: Cells = cells.cells if isinstance(cells, Instants) else cells
+        unit = cells.unit if isinstance(cells, Instants) else ""
+        if is_list:
+            return _each(field, raw, bad, None, lambda value: _time_list(value, unit))
+        found = scaled(raw, unit) if unit else times(raw)
         for row in np.flatnonzero(found.bad).tolist():
-            bad.setdefault(row, why_not(field, cells[row]))
+            bad.setdefault(row, why_not(field, raw[row]))
         return pa.array(found.us, TIMESTAMP, mask=None if found.valid.all() else ~found.valid)
-    if field.type in {"UNIX_TIMESTAMP_LIST", "UNIX_TIMESTAMP_SET"}:
-        return _each(field, cells, bad, _time_list)
     try:
         return pa.array(cells, arrow_type(field.type))
-    except (pa.ArrowException, ValueError, TypeError, OverflowError):
-        pass
-    loose = _LOOSE.get(field.type.removesuffix("_LIST").removesuffix("_SET"))
-    if field.type.endswith(("_LIST", "_SET")):
-        return _each(field, cells, bad, lambda v: [loose(e) for e in v] if loose else v)
-    return _each(field, cells, bad, loose or (lambda v: v))
+    except _FAULTS:
+        return _each(field, cells, bad, _LOOSE.get(inner))
 
 
 def _each(
-    field: FieldPlan, cells: Cells, bad: dict[int, str], convert: Callable[[Any], Any]
-) -> pa.Array:
-    """Values converted one by one; all at once again where that makes them fit."""
+    field: FieldPlan, cells: Cells, bad: dict[int, str],
+    convert: Callable[[Any], Any] | None, whole: Callable[[Any], Any] | None = None,
+) -> pa.Array:  # fmt: skip
+    """Values converted one by one (or each list as a `whole`); what fails is null and in `bad`."""
     kind = arrow_type(field.type)
+    if whole is None:
+        whole = _whole(pa.types.is_list(kind), convert)
     out: list[Any] = []
     for row, cell in enumerate(cells):
         try:
-            value = None if cell is None else convert(cell)
-            pa.scalar(value, kind)
-        except (pa.ArrowException, ValueError, TypeError, OverflowError):
+            out.append(None if cell is None else whole(cell))
+        except _FAULTS:
             bad.setdefault(row, why_not(field, cell))
-            value = None
-        out.append(value)
+            out.append(None)
+    try:
+        return pa.array(out, kind)
+    except _FAULTS:
+        pass
+    for row, value in enumerate(out):
+        try:
+            pa.scalar(value, kind)
+        except _FAULTS:
+            bad.setdefault(row, why_not(field, cells[row]))
+            out[row] = None
     return pa.array(out, kind)
 
 
-def _time_list(cell: Sequence[Any]) -> list[int]:
-    found = times(cell)
+def _whole(is_list: bool, convert: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+    if convert is None:
+        return lambda value: value
+    return (lambda value: [convert(item) for item in value]) if is_list else convert
+
+
+def _time_list(cell: Sequence[Any], unit: str) -> list[int]:
+    found = scaled(cell, unit) if unit else times(cell)
     if not found.valid.all():
         raise ValueError
     moments: list[int] = found.us.tolist()

@@ -25,6 +25,10 @@ _CHUNK = 256
 _FULL_LENGTH = 19
 
 
+#: Units that whole numbers of a known unit come in, as nanoseconds.
+UNITS_NS = {"days": 86_400 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+
+
 class Times(NamedTuple):
     """Arrays [n]: microseconds (0 for none), whether there is a time, and what is no time."""
 
@@ -48,6 +52,25 @@ def times(cells: Sequence[Any]) -> Times:
         read = _READERS.get(kinds.pop(), _one_by_one)
     us, valid, bad = read(cells)
     bad = bad | (valid & ((us < MIN_US) | (us > MAX_US)))
+    return Times(np.where(bad, 0, us), valid & ~bad, bad)
+
+
+def scaled(cells: Sequence[int | None], unit: str) -> Times:
+    """Whole numbers of a unit in `UNITS_NS` since the epoch, and None; bad as in `times`."""
+    factor = UNITS_NS[unit]
+    try:
+        values, valid = _filled(pa.array(cells, pa.int64()))
+    except OverflowError:
+        exact = [None if c is None or abs(c) > 2**62 else c for c in cells]
+        found = scaled(exact, unit)
+        bad = np.array([c is not None and e is None for c, e in zip(cells, exact, strict=True)])
+        return Times(found.us, found.valid, found.bad | bad)
+    if factor < 1000:
+        us = values // (1000 // factor)
+    else:
+        per_us = factor // 1000
+        us = np.clip(values, MIN_US // per_us - 1, MAX_US // per_us + 1) * per_us
+    bad = valid & ((us < MIN_US) | (us > MAX_US))
     return Times(np.where(bad, 0, us), valid & ~bad, bad)
 
 

@@ -10,9 +10,11 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from headwater.settings import Settings
 from headwater.times import micros
+from ingest.decoders import make_decoder
 from ingest.decoders.times import MAX_US, MIN_US, times
-from tests.decoding import decoder, said
+from tests.decoding import avro, avro_source, decoder, record, said
 
 NAMES = ["user", "small", "amount", "ratio", "ok", "word", "raw", "tags", "at"]
 JSON = decoder(
@@ -40,6 +42,11 @@ ANY = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
+CLEAN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
 GOOD = st.fixed_dictionaries(
     {"at": st.integers(1_600_000_000, 1_700_000_000) | st.datetimes().map(str)},
     optional={
@@ -51,7 +58,7 @@ GOOD = st.fixed_dictionaries(
         "word": st.text(),
         "raw": st.sampled_from(["", "AP8=", "AAAA"]),
         "tags": st.lists(st.text(), max_size=3),
-        "else": ANY,
+        "else": CLEAN,
     },
 )
 NEARLY = st.tuples(GOOD, st.sampled_from(NAMES), ANY).map(lambda t: {**t[0], t[1]: t[2]})
@@ -134,3 +141,37 @@ def check_times(cells: list[Any]) -> None:
         assert bool(found.valid[row]) == (want is not None and not bad), cell
         if found.valid[row]:
             assert found.us[row] == np.int64(want), cell
+
+
+MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
+CLICK = record(
+    ("user", "long"), ("amount", ["null", "double"]), ("word", "string"),
+    ("price", {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}),
+    ("tags", {"type": "array", "items": "string"}), ("at", MILLIS),
+)  # fmt: skip
+AVRO = make_decoder(avro_source(CLICK), Settings())
+#: The same bytes without logical types, so that times and decimals may be anything.
+LOOSE = json.loads(json.dumps(CLICK).replace("logicalType", "was"))
+AVRO_VALUES = st.fixed_dictionaries(
+    {
+        "user": st.integers(-(2**63), 2**63 - 1),
+        "amount": st.none() | st.floats(),
+        "word": st.text(),
+        "price": st.binary(max_size=6) | st.just(b"\x7f" * 200),
+        "tags": st.lists(st.text(), max_size=3),
+        "at": st.integers(0, 2**41) | st.integers(-(2**63), 2**63 - 1),
+    }
+).map(lambda event: avro(LOOSE, event))
+BROKEN = st.one_of(
+    AVRO_VALUES,
+    AVRO_VALUES,
+    st.tuples(AVRO_VALUES, st.integers(0, 30)).map(lambda t: t[0][: t[1]]),
+    st.tuples(AVRO_VALUES, st.binary(min_size=1, max_size=3)).map(lambda t: t[0] + t[1]),
+    st.binary(max_size=30),
+    st.none(),
+)
+
+
+@given(st.lists(BROKEN, max_size=30))
+def test_avro_together_is_avro_one_by_one(values: list[bytes | None]) -> None:
+    assert plain_all(said(AVRO, values)) == plain_all([said(AVRO, [v])[0] for v in values])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 
 from headwater.catalog import AggregationPlan
 from headwater.windows import Column, EventBatch, WindowProgram, source_id
+from tests.oracle import agrees, oracle
 
 MINUTE = 60_000_000
 HOUR = 60 * MINUTE
@@ -47,42 +46,6 @@ ALL = [
 PROGRAM = WindowProgram(ALL)
 
 Event = tuple[int, int, int, dict[str, Any]]  # key, ts, partition, values; offset is its place
-
-
-def oracle(a: AggregationPlan, events: list[tuple[int, int, Any]], t: int) -> Any:
-    """(ts, seq, value) of one key -> the value at t, from the definition alone."""
-    low = -math.inf if a.window_us is None else (t - a.window_us) // a.hop_us * a.hop_us
-    kept = sorted(e for e in events if low <= e[0] <= t and e[2] is not None)
-    values = [v for _, _, v in kept]
-    if a.function == "count":
-        return len(values)
-    if a.function == "count_distinct":
-        return len(set(values))
-    if not values or (a.function in {"std", "var"} and len(values) < 2):
-        return None
-    return {
-        "sum": lambda: math.fsum(values) if a.column == "x" else sum(values),
-        "mean": lambda: math.fsum(values) / len(values),
-        "min": lambda: min(values),
-        "max": lambda: max(values),
-        "std": lambda: statistics.stdev(values),
-        "var": lambda: statistics.variance(values),
-        "first": lambda: values[0],
-        "last": lambda: values[-1],
-        "quantile": lambda: sorted(values)[math.floor(0.5 * (len(values) - 1))],
-        "last_n": lambda: values[-3:],
-        "first_n": lambda: values[:2],
-    }[a.function]()
-
-
-def agrees(a: AggregationPlan, found: Any, wanted: Any) -> bool:
-    if wanted is None or found is None or a.function in {"count", "first", "last", "min", "max"}:
-        return bool(found == wanted)
-    if a.function == "quantile":
-        return math.isclose(found, wanted, rel_tol=0.0101, abs_tol=1e-12)
-    if isinstance(found, float):
-        return math.isclose(found, wanted, rel_tol=1e-9, abs_tol=1e-6)
-    return bool(found == wanted)
 
 
 def batch_of(events: list[tuple[int, Event]], keys: list[int], marks: list[int]) -> EventBatch:

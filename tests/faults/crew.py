@@ -1,0 +1,151 @@
+"""Real ingest workers: started, killed, frozen, thrown out of their group, brought to the end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kafka import KafkaAdminClient
+from kafka.admin import MemberToRemove
+from kafka.errors import KafkaError
+
+from headwater import catalog_cache
+from headwater.offline.sources import read_log
+from tests.processes import Programs
+
+Worker = subprocess.Popen[bytes]
+END_SECONDS = 60.0
+
+
+class Crew:
+    """The workers of one repository, in a consumer group of their own."""
+
+    def __init__(
+        self, repo: Path, bootstrap: str, redis_url: str, run: str,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self.repo, self.bootstrap, self.group = repo, bootstrap, f"faults-{run}"
+        self.clock = repo / "clock"
+        self.programs = Programs(
+            repo,
+            {
+                "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
+                "REDIS_URL": redis_url,
+                "HEADWATER_GROUP": self.group,
+                "HEADWATER_METRICS_PORT": "0",
+                "HEADWATER_BATCH_RECORDS": "200",
+                "HEADWATER_LOG_FLUSH_SECONDS": "0.2",
+                **(settings or {}),
+            },
+        )
+        self._admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+        self.workers: dict[Worker, set[str]] = {}
+        self.kills = 0
+        #: Workers that ended by themselves, and were started again as a supervisor would.
+        self.replaced = 0
+
+    def start(self, crash: str = "") -> Worker:
+        """One more worker, once it is a member of the group. `crash`: see `crashing_worker`."""
+        before = self._members()
+        worker = self._spawn(crash)
+        until(
+            lambda: bool(self._members() - before) or worker.poll() is not None, "no worker joins"
+        )
+        self.workers[worker] = self._members() - before
+        return worker
+
+    def kill(self, worker: Worker) -> None:
+        """SIGKILL, and the end of its session, for which nobody has the time to wait here."""
+        worker.kill()
+        worker.wait()
+        self.kills += 1
+        self.evict(self.workers.pop(worker))
+
+    def leave(self, worker: Worker) -> None:
+        """SIGTERM: it commits and leaves the group."""
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(END_SECONDS) == 0, "a worker that was asked to stop failed"
+        self.workers.pop(worker)
+
+    def freeze(self, worker: Worker) -> None:
+        """SIGSTOP until the session is over: the group gives its partitions to others."""
+        worker.send_signal(signal.SIGSTOP)
+        self.evict(self.workers[worker])
+
+    def thaw(self, worker: Worker) -> None:
+        """SIGCONT: it goes on with whatever it was at, and does not know what it missed."""
+        worker.send_signal(signal.SIGCONT)
+
+    def evict(self, members: set[str]) -> None:
+        """End sessions at the broker, as their time-out does ten seconds later."""
+        gone = [MemberToRemove(member_id=m) for m in members & self._members()]
+        if gone:
+            self._admin.remove_group_members(self.group, gone)
+
+    def replace_ended(self) -> None:
+        """What a supervisor does: start a worker again where one ended by itself."""
+        for worker in [w for w in self.workers if w.poll() is not None]:
+            self.evict(self.workers.pop(worker))
+            self.replaced += 1
+            self.start()
+
+    def finish(self) -> None:
+        """Kill who is left; a clean worker takes in the rest and ends by itself."""
+        for worker in list(self.workers):
+            worker.kill()
+            worker.wait()
+            self.workers.pop(worker)
+        self.evict(self._members())
+        last = self._spawn("", "--until-end")
+        try:
+            assert last.wait(END_SECONDS) == 0, "the last worker failed"
+        finally:
+            last.kill()
+            last.wait()
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
+        self._admin.close()
+
+    def logged(self) -> int:
+        """Rows that the logs hold; grows while workers work."""
+        streams = catalog_cache.load(self.repo).streams.values()
+        return sum(read_log(stream).num_rows for stream in streams)
+
+    def working(self) -> None:
+        """Blocks until some worker has appended something."""
+        before = self.logged()
+        until(lambda: self.logged() > before, "no worker takes anything in", self.replace_ended)
+
+    def _spawn(self, crash: str, *words: str) -> Worker:
+        env = {**self.programs.env, "FAULTS_CRASH": crash, "FAULTS_CLOCK": str(self.clock)}
+        command = [sys.executable, "-P", str(Path(__file__).with_name("crashing_worker.py"))]
+        return subprocess.Popen([*command, "--repo", str(self.repo), *words], env=env)
+
+    def _members(self) -> set[str]:
+        deadline = time.monotonic() + END_SECONDS
+        while True:
+            try:
+                found = self._admin.describe_groups([self.group])[self.group]
+                return {member["member_id"] for member in found["members"]}
+            except KafkaError:
+                # The broker is being restarted, or has not loaded its groups yet.
+                assert time.monotonic() < deadline, "the broker does not answer"
+                time.sleep(0.2)
+
+
+def until(
+    condition: Callable[[], bool], failure: str, meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Wait for a condition; an AssertionError after END_SECONDS."""
+    deadline = time.monotonic() + END_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, failure
+        meanwhile()
+        time.sleep(0.05)

@@ -1,0 +1,46 @@
+"""A Feast project with every kind of streaming view, applied once and copied for each run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from headwater import catalog as plans
+from headwater import catalog_cache
+from tests.processes import Programs
+
+#: Stands for the run in the names of topics; no two runs share one.
+RUN = "RUN-"
+PARTITIONS = 4
+YAML = """
+project: faults
+provider: local
+registry: data/registry.db
+online_store: {type: headwater.online.RedisOnlineStore, connection_string: "redis://127.0.0.1:1"}
+offline_store: {type: headwater.offline.DuckDBOfflineStore}
+entity_key_serialization_version: 3
+"""
+
+
+def applied(folder: Path) -> Path:
+    """A repository whose registry holds the definitions."""
+    folder.mkdir(parents=True)
+    (folder / "feature_store.yaml").write_text(YAML)
+    shutil.copy(Path(__file__).with_name("definitions.py"), folder / "definitions.py")
+    Programs(folder, {}).headwater("apply")
+    catalog_cache.load(folder)
+    return folder
+
+
+def copy(template: Path, folder: Path, run: str) -> Path:
+    """The applied repository again, with topics and logs of its own; takes milliseconds.
+
+    `apply` costs seconds, and all that differs between two runs is names: they are changed where
+    the programs read them, in the cached catalogue.
+    """
+    shutil.copytree(template, folder, ignore=shutil.ignore_patterns(".catalog-*"))
+    found = plans.encode(catalog_cache.load(template)).decode()
+    renamed = found.replace(RUN, f"{run}-").replace(str(template), str(folder))
+    cached = folder / "data" / f".catalog-{catalog_cache.fingerprint(folder)}.json"
+    cached.write_text(renamed)
+    return folder

@@ -1,0 +1,63 @@
+"""A stage of its own for each scenario; a plugin of the short and the long fault tests."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+import redis
+
+from headwater.local import LocalKafka, LocalRedis
+from tests.faults import project, truth
+from tests.faults.compare import Compared, compare
+from tests.faults.crew import Crew
+from tests.faults.feed import Feed
+from tests.faults.scenarios import Stage
+
+MakeStage = Callable[[int], Stage]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The applied project that every run copies."""
+    return project.applied(tmp_path_factory.mktemp("faults") / "template")
+
+
+@pytest.fixture
+def make_stage(template: Path, tmp_path: Path, kafka: LocalKafka) -> Iterator[MakeStage]:
+    """Makes a stage from a seed: a repository, topics, a group and a Redis of its own."""
+    with ExitStack() as exits:
+
+        def make(seed: int) -> Stage:
+            run = f"f{uuid.uuid4().hex[:8]}"
+            repo = project.copy(template, tmp_path / run, run)
+            store = LocalRedis(append_only=True)
+            exits.callback(store.close)
+            store.start()
+            feed = Feed(kafka.bootstrap, run, seed)
+            exits.callback(feed.close)
+            exits.callback(_unmount, repo / "data" / "log")
+            crew = Crew(repo, kafka.bootstrap, store.url, run)
+            exits.callback(crew.close)
+            return Stage(crew, feed, kafka, store, random.Random(seed))
+
+        yield make
+
+
+def _unmount(folder: Path) -> None:
+    if folder.is_mount():
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def compared(stage: Stage) -> Compared:
+    """Everything that came of a stage's events, compared; what was counted is shown by `-rP`."""
+    with redis.Redis.from_url(stage.redis.url) as client:
+        found = compare(stage.crew.repo, partial(truth.read_topic, stage.kafka.bootstrap), client)
+    print(f"kills {stage.crew.kills}, replaced {stage.crew.replaced}, {found}")  # noqa: T201
+    return found

@@ -1,0 +1,25 @@
+"""Faults of workers, broker, store, disk and clock: nothing is lost and nothing doubled."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults import scenarios
+from tests.faults.stages import MakeStage, compared, make_stage, template
+
+__all__ = ["make_stage", "template"]
+
+ROUNDS = {"sigkill": 4, "zombie": 1, "rebalance": 2, "clock_jump": 2}
+
+
+# kafka-python leaves the sockets to a killed broker to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("fault", scenarios.FAULTS)
+def test_after_faults_every_window_row_log_row_and_dead_letter_is_right(
+    make_stage: MakeStage, fault: str
+) -> None:
+    stage = make_stage(1)
+    scenarios.run(scenarios.FAULTS[fault], stage, ROUNDS.get(fault, 1))
+    found = compared(stage)
+    assert found.messages == stage.feed.sent
+    assert min(found.windows, found.rows, found.logged, found.dead) > 0

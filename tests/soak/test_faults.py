@@ -1,0 +1,34 @@
+"""Many faults in long runs; run by `make soak`, which shows with `-rP` what was compared."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults import scenarios
+from tests.faults.stages import MakeStage, compared, make_stage, template
+
+__all__ = ["make_stage", "template"]
+
+# kafka-python leaves the sockets to a killed broker to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+ROUNDS = {
+    "sigkill": 200, "zombie": 20, "rebalance": 30, "broker_restart": 10, "redis_restart": 20,
+    "redis_emptied": 10, "redis_lost": 10, "redis_rewound": 10, "disk_full": 10, "clock_jump": 20,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", scenarios.FAULTS)
+def test_after_many_faults_everything_is_right(make_stage: MakeStage, fault: str) -> None:
+    stage = make_stage(2)
+    stage.events = 500
+    scenarios.run(scenarios.FAULTS[fault], stage, ROUNDS[fault])
+    found = compared(stage)
+    assert found.messages == stage.feed.sent
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_after_faults_of_all_kinds_everything_is_right(make_stage: MakeStage, seed: int) -> None:
+    stage = make_stage(seed)
+    scenarios.run(scenarios.anything, stage, 12)
+    found = compared(stage)
+    assert found.messages == stage.feed.sent
