@@ -27,8 +27,10 @@ lint: .venv ## ruff, mypy and import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv ## the benchmarks, side by side on this machine
-	@set -e; for f in tests/benchmarks/bench_*.py; do $(BIN)/python $$f; done
+bench: .venv ## the benchmarks, side by side on this machine (QUICK=1: minutes)
+	@set -e; for f in tests/benchmarks/bench_*.py; do \
+	  $(BIN)/python $$f $(if $(QUICK),--quick); done
+	@echo "The tables and their numbers are in bench/."
 
 soak: .venv ## long fault and load runs
 	$(BIN)/python -m pytest tests/soak -p no:cacheprovider
