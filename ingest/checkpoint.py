@@ -11,7 +11,6 @@ from headwater.online.progress import Place
 from ingest.records import Committed, DeadLetter, TopicPartition
 
 T = TypeVar("T")
-Moves = Mapping[Place, tuple[int | None, int | None]]
 
 
 class Jobs:
@@ -56,7 +55,7 @@ class Written:
     record_ms: when Kafka got the oldest and the newest record of each batch in it.
     """
 
-    moves: Moves
+    moves: dict[Place, tuple[int | None, int | None]]
     record_ms: Sequence[int]
     future: Future[Outcome]
 

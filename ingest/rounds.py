@@ -54,7 +54,7 @@ class Rounds:
         self._looked = now
         worker.status.jumped(worker.consumer.jumps)
         worker.status.publish(worker.routes)
-        worker.refuse_losses(worker.takeover.standing()())
+        worker.look_for_losses()
         self._bring_up()
         self._trim()
         self._sweep()
@@ -122,14 +122,8 @@ class Rounds:
                 Rebuilder(worker.catalog, worker.writer.client, sorted(views)).run()
         except RebuildBusyError:
             return  # another process is at it; look again in a second
-        held = worker.takeover.held()
-        for place, gap in self._gaps().items():
-            if gap <= 0:
-                worker.takeover.take(place, held.get(place))
-                logger.info(
-                    "view %s is whole for %s-%d",
-                    worker.routes.view(place), place.topic, place.partition,
-                )  # fmt: skip
+        logger.info("views are whole again: %s", ", ".join(sorted(views)) or "as they were")
+        worker.restart()
 
     def _gaps(self) -> dict[Place, int]:
         """Of each pending view, the offsets that the log holds and its state lacks."""

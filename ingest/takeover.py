@@ -7,10 +7,12 @@ log until it was rebuilt from there, and the other views go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from headwater.online.progress import Place, Progress
 from ingest.records import TopicPartition
+
+Moves = dict[Place, tuple[int | None, int | None]]
 
 
 class Takeover:
@@ -18,11 +20,20 @@ class Takeover:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._believed: dict[Place, int | None] = {}
+        self._believed: dict[Place, int] = {}
         self._pending: set[Place] = set()
+        self._epoch = b""
+
+    def clear(self) -> None:
+        """Believe nothing; every partition is begun again."""
+        self._believed.clear()
+        self._pending.clear()
+        self._epoch = self._progress.epoch()
 
     def begin(self, places: Mapping[Place, int], position: int) -> None:
         """Start at a position of a partition. places: each view of it -> the end of its log."""
+        if not self._epoch:
+            self._epoch = self._progress.epoch()
         # Something must stand there for its loss to be seen.
         self._progress.move(dict.fromkeys(places, (None, 0)))
         held = self._progress.read(list(places))
@@ -53,53 +64,44 @@ class Takeover:
         """How far the pending views have been rebuilt."""
         return self._progress.read(list(self._pending))
 
-    def take(self, place: Place, held: int | None) -> None:
-        """A pending view was brought up to the worker's position; Redis says `held` of it."""
-        self._pending.discard(place)
-        self._believed[place] = held
+    def basis(self) -> Basis:
+        """What this worker builds on now."""
+        return Basis(self._progress, self._epoch, dict(self._believed))
 
-    def standing(self) -> Callable[[], list[Place]]:
-        """What tells, when it is called, which of the places that are live now have lost theirs.
-
-        State that was read after a loss is not the fold of a whole prefix. It must not be written:
-        its offset would keep a rebuild from ever adding what it lacks. So this is asked between
-        the reading and the writing.
-        """
-        believed = dict(self._believed)
-
-        def lost() -> list[Place]:
-            held = self._progress.read(list(believed))
-            return [p for p, at in believed.items() if held.get(p, -1) < (at or 0)]
-
-        return lost
-
-    def moves(
-        self, positions: Mapping[TopicPartition, int]
-    ) -> dict[Place, tuple[int | None, int | None]]:
+    def moves(self, positions: Mapping[TopicPartition, int]) -> Moves:
         """What `Progress.move` shall be told once everything before these positions is written."""
         return {
             place: (held, positions[tp])
             for place, held in self._believed.items()
             if (tp := TopicPartition(place.topic, place.partition)) in positions
-            and positions[tp] > (held or 0)
+            and positions[tp] > held
         }
 
-    def moved(
-        self, moves: Mapping[Place, tuple[int | None, int | None]],
-        differ: Mapping[Place, int | None],
-    ) -> list[Place]:  # fmt: skip
-        """Take note of what was moved; returns the views whose state turned out to be gone."""
-        lost = []
+    def moved(self, moves: Moves, differ: Mapping[Place, int | None]) -> bool:
+        """Take note of what was moved; False where it turned out that state is gone."""
         for place, (believed, new) in moves.items():
             if place not in self._believed:
                 continue
             held = differ.get(place, new)
             if held is None or held < (believed or 0):
-                del self._believed[place]
-                self._pending.add(place)
-                lost.append(place)
-            else:
-                # Where it differs, another worker has moved it on from what we believed: one that
-                # took over while this one was frozen, or a frozen one that we took over from.
-                self._believed[place] = held
-        return lost
+                return False
+            # Where it differs, another worker has moved it on from what we believed: one that
+            # took over while this one was frozen, or a frozen one that we took over from.
+            self._believed[place] = held
+        return True
+
+
+class Basis:
+    """The state that a worker read and builds on.
+
+    What was read after a loss is not the fold of a whole prefix. It must not be written: its
+    offset would keep a rebuild from ever adding what it lacks. So this is asked between the reading
+    and the writing.
+    """
+
+    def __init__(self, progress: Progress, epoch: bytes, believed: Mapping[Place, int]) -> None:
+        self._progress, self._epoch, self._believed = progress, epoch, believed
+
+    def stands(self) -> bool:
+        """Whether Redis still holds it."""
+        return self._progress.stands(self._epoch, self._believed)

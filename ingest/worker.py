@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from headwater.errors import (
     StateLostError,
     StoreUnavailableError,
 )
-from headwater.online.progress import Place, Progress
+from headwater.online.progress import Progress
 from headwater.online.sinks import Batch
 from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
@@ -81,6 +81,7 @@ class Worker:
             settings.group or f"headwater-{self.catalog.project}",
             read_options(Path(config)) if config else {},
         )
+        self.rounds = Rounds(self)
 
     def load(self) -> None:
         """Use the catalogue as it is now. Raises HeadwaterError, and changes nothing, where it is
@@ -93,7 +94,15 @@ class Worker:
     def resubscribe(self) -> None:
         """Go by the catalogue that was loaded, from the committed offsets on."""
         self.consumer.subscribe(self.routes.topics)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin again at the committed offsets, with what Redis holds."""
         self._clean = False
+
+    def look_for_losses(self) -> None:
+        """Raises StateLostError where Redis no longer holds what this worker builds on."""
+        _refuse_loss(self.takeover.basis().stands())
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -101,13 +110,12 @@ class Worker:
         """Take events in until `stopping` is set, or the end that was seen at the start."""
         self.consumer.subscribe(self.routes.topics)
         ends = self._ends() if until_end else {}
-        rounds = Rounds(self)
         while not self.stopping:
             try:
                 if not self._clean:
                     self._start_over()
                 self._turn()
-                rounds.go()
+                self.rounds.go()
                 if until_end and self._reached(ends):
                     self.flush()
                     break
@@ -121,7 +129,7 @@ class Worker:
         if self.stopping:
             self._last_flush()
         self._jobs.close()
-        rounds.close()
+        self.rounds.close()
         self.consumer.close()
 
     def _last_flush(self) -> None:
@@ -180,6 +188,7 @@ class Worker:
         self._rows = 0
         self._record_ms = []
         self.routes.forget()
+        self.takeover.clear()
         for tp in sorted(self.consumer.assignment()):
             self._begin(tp)
         self._clean = True
@@ -240,11 +249,11 @@ class Worker:
             return
         clocks = self.routes.clocks("online")
 
-        standing = self.takeover.standing()
+        basis = self.takeover.basis()
 
         def job() -> Outcome:
             with self.metrics.step("redis"):
-                self.refuse_losses(standing())
+                _refuse_loss(basis.stands())
                 for one in commands:
                     self.writer.run(one)
                 self.writer.raise_clocks(clocks)
@@ -260,22 +269,7 @@ class Worker:
             done = written.result()
             for record_ms in written.record_ms:
                 self.metrics.servable_seconds.observe(max(0.0, done.at - record_ms / 1000))
-            for place in self.takeover.moved(written.moves, done.differ):
-                logger.warning(
-                    "Redis has lost the state of view %s for %s-%d; it is rebuilt from the log",
-                    self.routes.view(place), place.topic, place.partition,
-                )  # fmt: skip
-                sink = self.routes.sink(place)
-                if sink is not None:
-                    sink.forget((place.topic, place.partition))
-
-    def refuse_losses(self, lost: Sequence[Place]) -> None:
-        """Raises StateLostError where views have lost their state."""
-        if lost:
-            views = ", ".join(sorted({self.routes.view(place) for place in lost}))
-            raise StateLostError(
-                f"Redis has lost the state of {views}; what is missing is rebuilt from the log"
-            )
+            _refuse_loss(self.takeover.moved(written.moves, done.differ))
 
     def write_now(self) -> None:
         """Bring Redis up to the positions, and wait for it."""
@@ -345,6 +339,13 @@ class Worker:
         return all(
             ends[tp] <= begins[tp] or ((at := committed[tp]) is not None and at.offset >= ends[tp])
             for tp in others
+        )
+
+
+def _refuse_loss(sound: bool) -> None:
+    if not sound:
+        raise StateLostError(
+            "Redis has lost state, or it is being rebuilt; starting again from what it holds"
         )
 
 

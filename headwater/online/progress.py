@@ -4,10 +4,14 @@ A hash in Redis holds, for each (view, topic, partition), the offset before whic
 the view's state. It lies beside that state on purpose: what loses the state loses it too. A
 worker moves it forward after each write; where it finds it behind (a new view, a Redis that came
 back empty or from an old snapshot) the view is rebuilt from the offline log from there on.
+
+The hash also holds an *epoch*, a random name that each rebuild renews: whoever builds on state that
+it read before knows by it that the state may have been lost and made anew in between.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +42,9 @@ def history(prefix: bytes) -> Place:
     return Place(prefix, "", 0)
 
 
+_EPOCH = b"epoch"
+
+
 class Progress:
     """Reads and moves the offsets. Every call raises StoreUnavailableError where Redis is down."""
 
@@ -50,7 +57,29 @@ class Progress:
         """Every place and the offset it is whole up to (exclusive)."""
         with store_errors():
             found: Any = self._client.hgetall(self._key)
-        return {Place.parse(field): int(value) for field, value in found.items()}
+        return {Place.parse(f): int(value) for f, value in found.items() if f != _EPOCH}
+
+    def epoch(self) -> bytes:
+        """The name of what Redis holds; another one after a loss or a rebuild."""
+        with store_errors():
+            self._client.hsetnx(self._key, _EPOCH, secrets.token_bytes(8))
+            found: Any = self._client.hget(self._key, _EPOCH)
+        return bytes(found)
+
+    def renew(self) -> None:
+        """Begin another epoch: state that was read before may not be what it was."""
+        with store_errors():
+            self._client.hset(self._key, _EPOCH, secrets.token_bytes(8))
+
+    def stands(self, epoch: bytes, places: Mapping[Place, int]) -> bool:
+        """Whether the epoch is the same, and every place holds at least what is given for it."""
+        with store_errors():
+            fields: Any = [_EPOCH, *(place.field() for place in places)]
+            found: Any = self._client.hmget(self._key, fields)
+        return found[0] == epoch and all(
+            value is not None and int(value) >= at
+            for value, at in zip(found[1:], places.values(), strict=True)
+        )
 
     def read(self, places: Sequence[Place]) -> dict[Place, int]:
         """The offsets of some places; a place without state is missing."""

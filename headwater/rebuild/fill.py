@@ -89,6 +89,8 @@ class Rebuilder:
         while True:
             self._again, rows = False, 0
             names = {g.view for g in missing(self._catalog, self._progress, self._names())}
+            if names:
+                self._progress.renew()
             for stream, views in by_stream(self._catalog, self._views):
                 rows += self._fill(stream, [view for view in views if view.name in names])
             total += rows

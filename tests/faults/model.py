@@ -243,7 +243,7 @@ class ModelWorker:
         finally:
             worker_module.open_consumer = opened
         self.worker._jobs.close()
-        self.worker._upkeep_at = float("inf")  # compaction is a program of its own
+        self.worker.rounds._upkeep = float("inf")  # compaction is a program of its own
         self.jobs = ModelJobs()
         self.worker._jobs = self.jobs  # type: ignore[assignment]
 
@@ -261,9 +261,9 @@ class ModelWorker:
 
     def look_around(self) -> None:
         """What is else to be done once a second is done in the next turn."""
-        self.worker._looked = float("-inf")
+        self.worker.rounds._looked = float("-inf")
 
     @property
     def pending(self) -> bool:
         """Whether some view's state is not whole."""
-        return bool(self.worker._takeover.pending)
+        return bool(self.worker.takeover.pending)
