@@ -216,7 +216,7 @@ class Rebuilder:
             else:
                 # A worker has taken over, another rebuild was ahead, or the state was lost.
                 now = differ.get(target.place, held.get(target.place))
-                target.sink.forget(target.place[1:])
+                target.sink.forget()
                 if now is None or now < target.reached:
                     self._again = True
                     continue
