@@ -103,9 +103,9 @@ class Settings:
         3600.0,
         "an event time further ahead of its record's timestamp is rejected",
     )
-    log_retention_hours: float = _setting(
+    log_retention_hours: int = _setting(
         "HEADWATER_LOG_RETENTION_HOURS",
-        24.0,
+        24,
         "how long the log's files stay for readers after a compaction replaced them",
     )
     state_cache_bytes: int = _setting(

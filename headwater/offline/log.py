@@ -7,6 +7,7 @@ transaction id), so an append that a crash or a second worker repeats is seen an
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -170,8 +171,9 @@ def log_errors(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, DeltaError) as error:
+        words = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())  # a drawing otherwise
         raise StoreUnavailableError(
-            f"the offline log {path} did not take the request ({type(error).__name__}: {error}); "
+            f"the offline log {path} did not take the request ({type(error).__name__}: {words}); "
             "check that its disk has room and can be written"
         ) from error
 

@@ -78,10 +78,12 @@ class LogReader:
 
     def ends(self) -> dict[Part, int]:
         """Every partition in the log -> the offset before which the log is complete."""
-        partitions = _highest(self._table, PARTITION)
+        highest = _highest(self._table, PARTITION)
+        if highest is None:  # a file of another writer, without statistics
+            highest = max((partition for _, partition in self.plan(1)), default=-1)
         found: dict[Part, int] = {}
         for topic in self.stream.topics:
-            for partition in range(partitions + 1):
+            for partition in range(highest + 1):
                 last = self._table.transaction_version(f"{topic}-{partition}")
                 if last is not None:
                     found[topic, partition] = int(last) + 1
@@ -236,9 +238,11 @@ def _files(table: DeltaTable) -> list[_File]:
     return sorted(found, key=lambda file: (file.first or 0, file.last or 0))
 
 
-def _highest(table: DeltaTable, column: str) -> int:
-    """The greatest value that any file's statistics know of an integer column; -1 without."""
+def _highest(table: DeltaTable, column: str) -> int | None:
+    """The greatest value of an integer column; -1 without files, None where a file says nothing."""
     actions = pa.table(table.get_add_actions(flatten=True))
+    if not actions.num_rows:
+        return -1
     name = f"max.{column}"
-    known = actions[name].to_pylist() if name in actions.column_names else []
-    return max((value for value in known if value is not None), default=-1)
+    known = actions[name].to_pylist() if name in actions.column_names else [None]
+    return None if None in known else max(known)

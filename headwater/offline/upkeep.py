@@ -87,10 +87,11 @@ def _without_large_head(group: list[LogFile]) -> list[LogFile]:
     return []
 
 
-def maintain(stream: StreamSourcePlan, retention_hours: float, many: int = MANY_FILES) -> Upkeep:
+def maintain(stream: StreamSourcePlan, retention_hours: int, many: int = MANY_FILES) -> Upkeep:
     """Compact a source's log where `many` small files have gathered, and delete what is old.
 
-    retention_hours: how long a file that no version needs any more stays for who still reads it.
+    retention_hours: how long a file that no version needs any more stays for who still reads it,
+    and one that no commit has added yet for who is about to; 0 only where nobody else is there.
     Raises StoreUnavailableError where the disk is full or the store fails.
     """
     with log_errors(stream.log_path):
@@ -178,11 +179,11 @@ def _keep_properties(table: DeltaTable) -> None:
         table.alter.set_table_properties(new)
 
 
-def _clean(table: DeltaTable, retention_hours: float) -> int:
+def _clean(table: DeltaTable, retention_hours: int) -> int:
     """Checkpoint, delete old files and old commits; returns how many files were deleted."""
     table.update_incremental()
     deleted = table.vacuum(
-        retention_hours=int(retention_hours), dry_run=False, enforce_retention_duration=False,
+        retention_hours=retention_hours, dry_run=False, enforce_retention_duration=False,
         full=True,
     )  # fmt: skip
     table.update_incremental()

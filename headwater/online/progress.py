@@ -104,6 +104,13 @@ class Progress:
         differ = zip(found[::2], found[1::2], strict=True)
         return {Place.parse(field): int(held) if held else None for field, held in differ}
 
+    def forget(self, prefix: bytes) -> None:
+        """Drop what is known of one view's state; before the state itself is deleted."""
+        left: dict[Place, int | None] = {p: v for p, v in self.all().items() if p.prefix == prefix}
+        while left:
+            held = self.move({place: (at, None) for place, at in left.items()})
+            left = {place: at for place, at in held.items() if at is not None}
+
 
 def _text(offset: int | None) -> bytes:
     return b"" if offset is None else b"%d" % offset

@@ -19,6 +19,7 @@ from feast.repo_config import FeastConfigBaseModel
 from headwater.catalog import FieldPlan, JoinKeyPlan, ViewPlan
 from headwater.codec import RowCodec, entity_text, key_prefix
 from headwater.errors import HeadwaterError
+from headwater.online.progress import Progress
 from headwater.online.protos import to_plain, to_proto
 from headwater.online.values import NOT_FOUND, ViewReader
 from headwater.online.writer import OnlineWriter, connect
@@ -143,7 +144,10 @@ class RedisOnlineStore(OnlineStore):
     def _delete(self, config: RepoConfig, tables: Sequence[FeatureView]) -> None:
         for table in tables:
             prefix = key_prefix(config.project, self._plan(config, table))
-            self._connected(config).delete_prefix(prefix)
+            writer = self._connected(config)
+            # Progress first: where none is told, whatever is found later is not taken for whole.
+            Progress(writer.client, config.project).forget(prefix)
+            writer.delete_prefix(prefix)
 
     def _connected(self, config: RepoConfig) -> OnlineWriter:
         if self._writer is None:

@@ -82,6 +82,8 @@ class Rebuilder:
         with self._lock:
             if reset:
                 self._reset(self._views)
+            else:
+                self._drop_remains()
             return self._follow()
 
     def _follow(self) -> int:
@@ -120,6 +122,22 @@ class Rebuilder:
             left = self._progress.move(
                 {place: (held, 0 if place.topic else None) for place, held in left.items()}
             )
+
+    def _drop_remains(self) -> None:
+        """Delete windows of which nothing is known to be whole, before they are filled.
+
+        A worker may have written them after their beginning was lost: under a high offset, but
+        without what was before. Rows are whole by themselves.
+        """
+        held = self._progress.all()
+        known = {place.prefix for place, at in held.items() if at}
+        windows = [v for v in self._views if v.kind == "window" and self._prefix(v) not in known]
+        gaps = missing(self._catalog, self._progress, [view.name for view in windows])
+        places = [gap.place for gap in gaps if not gap.is_history]
+        self._progress.move({p: (held.get(p), 0) for p in places if p not in held})
+        for view in windows:
+            if any(gap.view == view.name for gap in gaps):
+                self._writer.delete_prefix(self._prefix(view), self._lock.unlink)
 
     def _prefix(self, view: ViewPlan) -> bytes:
         return key_prefix(self._catalog.project, view)
@@ -218,7 +236,7 @@ class Rebuilder:
             else:
                 # A worker has taken over, another rebuild was ahead, or the state was lost.
                 now = differ.get(target.place, held.get(target.place))
-                target.sink.forget(target.place[1:])
+                target.sink.forget()
                 if now is None or now < target.reached:
                     self._again = True
                     continue

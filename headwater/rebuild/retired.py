@@ -54,11 +54,9 @@ class Retired:
         deleted = 0
         with RebuildLock(self._client, self._project) as lock:
             for prefix in due:
-                deleted += OnlineWriter(self._client, self._project).delete_prefix(
-                    prefix, lock.unlink
-                )
-                held = {p: v for p, v in self._progress.all().items() if p.prefix == prefix}
-                self._progress.move({place: (value, None) for place, value in held.items()})
+                self._progress.forget(prefix)
+                writer = OnlineWriter(self._client, self._project)
+                deleted += writer.delete_prefix(prefix, lock.unlink)
                 with store_errors():
                     self._client.hdel(self._key, prefix)
         return deleted

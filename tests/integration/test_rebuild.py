@@ -216,6 +216,19 @@ def test_state_lost_under_a_rebuild_is_noticed_before_it_writes(
         assert_same(online(redis_client, found, view, now), offline(found, view, now))
 
 
+def test_windows_that_a_worker_wrote_after_their_beginning_was_lost_are_not_trusted(
+    tmp_path: Path, redis_client: redis.Redis
+) -> None:
+    """It had not met some keys before, and folded their last events on nothing."""
+    found = catalog(tmp_path)
+    tables = fill_log(EventLog(found.streams["orders"]), 6, 200)
+    fold_live(redis_client, found, [table.slice(150) for table in tables], 1)
+    Rebuilder(found, redis_client).run()
+    now = time.time_ns() // 1000
+    for view in found.views:
+        assert_same(online(redis_client, found, view, now), offline(found, view, now))
+
+
 def test_a_worker_that_took_over_is_left_alone(
     tmp_path: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from deltalake.exceptions import DeltaError
 import headwater.offline.log
 from headwater.catalog import FieldPlan, StreamSourcePlan
 from headwater.errors import LogConflictError, StoreUnavailableError
+from headwater.offline.data_files import DataFile
 from headwater.offline.log import CHECKPOINT_COMMITS, EventLog, delta_files, log_schema
 from headwater.offline.replay import LogReader
 from headwater.offline.upkeep import LogFile, maintain, to_compact
@@ -117,6 +120,22 @@ def test_offsets_survive_checkpoints_and_vacuum(tmp_path: Path) -> None:
     assert reader is not None
     assert reader.ends() == {("t", 0): CHECKPOINT_COMMITS + 5, ("t", 7): 3}
     assert len(offsets_of(plan)) == CHECKPOINT_COMMITS + 8
+
+
+def test_a_file_that_is_about_to_be_added_is_not_vacuumed_and_an_orphan_is(
+    tmp_path: Path,
+) -> None:
+    plan = stream(tmp_path)
+    log = EventLog(plan)
+    append(plan, log, range(3))
+    young, old = DataFile(DeltaTable(plan.log_path)), DataFile(DeltaTable(plan.log_path))
+    for file in (young, old):
+        file.write(events(plan, range(3, 6)))
+    two_hours_ago = time.time() - 7200
+    os.utime(tmp_path / "log" / old.name, (two_hours_ago, two_hours_ago))
+    assert maintain(plan, 1).deleted == 1
+    assert (tmp_path / "log" / young.name).exists()
+    assert not (tmp_path / "log" / old.name).exists()
 
 
 def test_of_two_compactions_one_does_nothing(
