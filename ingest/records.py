@@ -47,10 +47,11 @@ class Records:
 
     data: the values as the text of a JSON array, `[value,value,...]`, whatever the values are: one
     JSON decoder call reads them all, and any other decoder slices them out. value_at, value_size:
-    where each value lies in `data`; size -1 is a tombstone. timestamp_ms: the record's own time.
-    next_offset: where to go on, past control batches and what an aborted transaction left.
-    end_offset: the end of the partition that the broker told last (the last stable offset under
-    read_committed).
+    where each value lies in `data`; size -1 is a tombstone, which stands there as `null`.
+    timestamp_ms: the record's own time. next_offset: where to go on, past control batches and what
+    an aborted transaction left; there may be no messages at all, and only this moves.
+    end_offset: the end of the partition that the broker told last: the last stable offset, or with
+    confluent-kafka the high watermark.
     """
 
     tp: TopicPartition

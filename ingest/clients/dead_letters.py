@@ -11,12 +11,19 @@ from kafka.errors import KafkaError, KafkaTimeoutError, ProducerFencedError
 from kafka.structs import TopicPartition as KafkaPartition
 
 from headwater.errors import FencedError, HeadwaterError, StoreUnavailableError
-from ingest.records import DeadLetter
+from ingest.records import DeadLetter, Header
 
 #: Longest wait for each step of a transaction.
 TIMEOUT_SECONDS = 10.0
 #: A transaction that a killed worker left open holds its partitions' offsets this long.
 TRANSACTION_TIMEOUT_MS = 10_000
+
+
+class _Headers(list[Header]):
+    """Headers that may have null values: false, for the library adds up the sizes of true ones."""
+
+    def __bool__(self) -> bool:
+        return False
 
 
 class TransactionalProducer(KafkaProducer):
@@ -38,6 +45,7 @@ class TransactionalProducer(KafkaProducer):
             request_timeout_ms=int(TIMEOUT_SECONDS * 1000),
             delivery_timeout_ms=int(TIMEOUT_SECONDS * 1000) + 100,
             linger_ms=5,
+            bootstrap_timeout_ms=int(TIMEOUT_SECONDS * 1000),
             max_request_size=64 << 20,
             metrics_enabled=False,
             **options,
@@ -72,7 +80,7 @@ class TransactionalProducer(KafkaProducer):
         partition = self._partition(topic, None, key, value, key, value)
         tp = KafkaPartition(topic, partition)
         self._transaction_manager.maybe_add_partition_to_transaction(tp)
-        future, *_ = self._accumulator.append(tp, None, key, value, list(headers))
+        future, *_ = self._accumulator.append(tp, None, key, value, _Headers(headers))
         return future
 
     def _wait(self, result: Any) -> None:

@@ -22,6 +22,7 @@ def producer(servers: str, options: Mapping[str, str] | None = None) -> KafkaPro
                 acks="all",
                 linger_ms=20,
                 batch_size=1 << 18,
+                bootstrap_timeout_ms=5_000,
                 **version,
                 **for_kafka_python(options or {}, producer=True),
             )
