@@ -78,18 +78,21 @@ def framed(schema_id: int, value: bytes) -> bytes:
     return b"\0" + schema_id.to_bytes(4, "big") + value
 
 
-def proto_messages(proto: Path, into: Path) -> Any:
-    """The module that protoc makes of a .proto file, as a user's project would import it."""
+def generate(proto: Path, into: Path) -> Path:
+    """The Python module that protoc makes of a .proto file."""
     import grpc_tools
     from grpc_tools import protoc
 
     own = Path(grpc_tools.__file__).parent / "_proto"
-    assert not protoc.main(
-        ["", f"-I{proto.parent}", f"-I{own}", f"--python_out={into}", str(proto)]
-    )
-    spec = importlib.util.spec_from_file_location(
-        f"{proto.stem}_pb2", into / f"{proto.stem}_pb2.py"
-    )
+    folders = [f"-I{proto.parent}", f"-I{own}", f"--python_out={into}"]
+    assert not protoc.main(["", *folders, str(proto)])
+    return into / f"{proto.stem}_pb2.py"
+
+
+def proto_messages(proto: Path, into: Path) -> Any:
+    """The module of a .proto file, loaded under a name that nobody imports."""
+    path = generate(proto, into)
+    spec = importlib.util.spec_from_file_location(f"_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

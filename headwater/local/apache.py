@@ -33,9 +33,10 @@ class ApacheKafka:
         self.bootstrap = f"{HOST}:{port}"
         self._config = self._configure(controller)
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        format_folder = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster]
+        format_folder = ["kafka.tools.StorageTool", "format", "--ignore-formatted"]
         _run(
-            [*self._java, *format_folder, "-c", str(self._config)],
+            # With "=", for an id may begin with a dash and would pass for an option.
+            [*self._java, *format_folder, f"--cluster-id={cluster}", "-c", str(self._config)],
             "Kafka's folder cannot be formatted",
         )
 
