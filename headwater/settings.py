@@ -117,6 +117,11 @@ class Settings:
         "HEADWATER_REDIS_TIMEOUT_SECONDS", 1.0, "longest wait for Redis"
     )
     max_entities: int = _setting("HEADWATER_MAX_ENTITIES", 10_000, "entities in one request")
+    max_concurrent_requests: int = _setting(
+        "HEADWATER_MAX_CONCURRENT_REQUESTS",
+        256,
+        "requests under way; one more is told to come back",
+    )
     max_body_bytes: int = _setting("HEADWATER_MAX_BODY_BYTES", 16_777_216, "bytes of one request")
     memory_limit: str = _setting(
         "HEADWATER_MEMORY_LIMIT", "", "DuckDB's memory limit, such as 4GB", _SIZE

@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import redis.asyncio
 from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from headwater import __version__, catalog_cache
+from headwater.catalog import Catalog
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
 from headwater.offline.materialize import materialize
+from headwater.online.columns import warm
+from headwater.online.link import Link
 from headwater.online.writer import OnlineWriter, connect
 from headwater.quality.freshness import freshness as freshness_of
 from headwater.settings import Settings
-from service import vectors, wire, writes
+from service import protocol, writes
 from service.metrics import Metrics
-from service.requests import Planner, check_entities
+from service.requests import Planner
+from service.vectors import Vectors, parse
 
 logger = logging.getLogger("headwater.service")
 #: What Feast's clients read of an error: its own class, named in JSON inside a JSON string.
@@ -37,19 +40,27 @@ class Service:
     def __init__(self, repo: Path, settings: Settings) -> None:
         self.repo, self.settings = repo, settings
         self.metrics = Metrics()
-        self.reload()
-        self.url = settings.redis_url or self.planner.catalog.redis_url
-        self.client = redis.asyncio.Redis.from_url(
-            self.url,
-            socket_timeout=settings.redis_timeout_seconds,
-            socket_connect_timeout=settings.redis_timeout_seconds,
-        )
+        self.vectors = Vectors(settings, self.metrics)
+        self.fingerprint, catalog = self._load()
+        self.planner = self.vectors.use(catalog)
+        self.metrics.declare(catalog)
+        self.url = settings.redis_url or catalog.redis_url
         self._writer: OnlineWriter | None = None
 
-    def reload(self) -> None:
-        self.fingerprint = catalog_cache.fingerprint(self.repo)
-        self.planner = Planner(catalog_cache.load(self.repo))
-        self.metrics.declare(self.planner.catalog)
+    planner: Planner
+
+    def _load(self) -> tuple[str, Catalog]:
+        return catalog_cache.fingerprint(self.repo), catalog_cache.load(self.repo)
+
+    def start(self) -> None:
+        """Connect; inside the event loop."""
+        self.vectors.link = Link(self.url, self.settings.redis_timeout_seconds)
+
+    @property
+    def link(self) -> Link:
+        if self.vectors.link is None:
+            raise StoreUnavailableError("the service has not started yet; try again shortly")
+        return self.vectors.link
 
     @property
     def writer(self) -> OnlineWriter:
@@ -64,23 +75,27 @@ class Service:
             await asyncio.sleep(1.0)
             try:
                 if catalog_cache.fingerprint(self.repo) != self.fingerprint:
-                    await asyncio.to_thread(self.reload)
+                    self.fingerprint, catalog = await asyncio.to_thread(self._load)
+                    self.planner = self.vectors.use(catalog)
+                    self.metrics.declare(catalog)
                     logger.info("catalogue %s is in use", self.planner.catalog.version)
             except (HeadwaterError, OSError) as error:
                 logger.warning("the catalogue stays as it was: %s", error)
 
+    async def raw_body(self, request: Request) -> bytes:
+        """The body, read no further than it may be long. Raises BadRequestError (413)."""
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self.settings.max_body_bytes:
+                raise BadRequestError(
+                    f"the body is larger than {self.settings.max_body_bytes} bytes", 413
+                )
+            parts.append(part)
+        return b"".join(parts)
+
     async def body(self, request: Request) -> dict[str, Any]:
-        if int(request.headers.get("content-length") or 0) > self.settings.max_body_bytes:
-            raise BadRequestError(
-                f"the body is larger than {self.settings.max_body_bytes} bytes", 413
-            )
-        try:
-            data = orjson.loads(await request.body())
-        except orjson.JSONDecodeError as error:
-            raise BadRequestError(f"the body is no JSON: {error}", 400) from error
-        if not isinstance(data, dict):
-            raise BadRequestError("the body must be a JSON object", 400)
-        return data
+        return parse(await self.raw_body(request))
 
 
 def create_app(repo: Path, settings: Settings) -> FastAPI:
@@ -89,10 +104,16 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(service.watch())
+        service.start()
+        tasks = [
+            asyncio.create_task(service.watch()),
+            # Compiled loops are loaded (the first time ever: compiled) while requests already come.
+            asyncio.create_task(asyncio.to_thread(warm)),
+        ]
         yield
-        task.cancel()
-        await service.client.aclose()
+        for task in tasks:
+            task.cancel()
+        await service.link.close()
 
     app = FastAPI(
         title="Headwater",
@@ -182,21 +203,10 @@ def _add_features(app: FastAPI, service: Service) -> None:
     @app.post("/get-online-features", openapi_extra=_EXAMPLE, tags=["features"])
     async def get_online_features(request: Request) -> Response:
         """Feature vectors of some entities, columnar, each value with its status and event time."""
-        body = await service.body(request)
-        features, name = body.get("features"), body.get("feature_service")
-        if features is not None and not (
-            isinstance(features, list) and all(isinstance(f, str) for f in features)
-        ):
-            raise BadRequestError('"features" must be a list of "view:feature" texts')
-        if name is not None and not isinstance(name, str):
-            raise BadRequestError('"feature_service" must be a name')
-        planner = service.planner
-        plan = planner.plan(name, features, bool(body.get("full_feature_names")))
-        entities: Any = body.get("entities")
-        n = check_entities(plan, entities, service.settings.max_entities)
-        found = await vectors.fetch(service.client, plan, entities, n)
-        service.metrics.served(found.reads, n)
-        return _json(wire.answer(planner.catalog, plan, entities, found))
+        deadline = protocol.deadline_of(request.headers.raw, asyncio.get_running_loop())
+        reply = await service.vectors.answer(await service.raw_body(request), deadline)
+        headers = {"Retry-After": str(reply.retry_after)} if reply.retry_after else None
+        return Response(reply.body, reply.status, headers, "application/json")
 
 
 def _add_writes(app: FastAPI, service: Service) -> None:
@@ -262,12 +272,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/ready", tags=["operation"])
     async def ready() -> Response:
         """The stores answer; 503 meanwhile."""
-        try:
-            await service.client.ping()
-        except (redis.RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailableError(
-                f"Redis does not answer ({type(error).__name__})"
-            ) from error
+        await service.link.get(b"PING")
         return _json({"ready": True, "catalog": service.planner.catalog.version})
 
     @app.get("/metrics", tags=["operation"])
@@ -275,7 +280,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         """Prometheus text."""
         with contextlib.suppress(StoreUnavailableError):
             service.metrics.show_clocks(await asyncio.to_thread(lambda: service.writer.clocks()))
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/api/v1/freshness", tags=["operation"])
     async def freshness() -> Response:

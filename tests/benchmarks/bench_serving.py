@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["headwater", "feast"])
     parser.add_argument("--entities", type=int, default=10_000)
     parser.add_argument("--events", type=int, default=30, help="events an entity in the windows")
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     server = LocalRedis()
@@ -87,13 +87,13 @@ def _loads(running: servers.Running, features: list[str], arguments: Any) -> dic
     for name, n, connections in SHAPES:
 
         def one(
-            seconds: float, rate: float | None = None, n: int = n, connections: int = connections
+            seconds: int, rate: float | None = None, n: int = n, connections: int = connections
         ) -> Load:
             return load.run(
                 running.url, features, n, arguments.entities, connections, seconds, rate
             )
 
-        one(1.0)
+        one(1)
         cpu = running.cpu_seconds()
         runs = [one(arguments.seconds) for _ in range(arguments.runs)]
         total = sum(run.rate for run in runs) * arguments.seconds

@@ -53,7 +53,7 @@ def body(features: Sequence[str]) -> tuple[str, str]:
 
 
 def run(
-    url: str, features: Sequence[str], n: int, entities: int, connections: int, seconds: float,
+    url: str, features: Sequence[str], n: int, entities: int, connections: int, seconds: int,
     rate: float | None = None,
 ) -> Load:  # fmt: skip
     """One run. With a rate, each connection pauses so that together they send about that rate."""
@@ -67,7 +67,7 @@ def run(
         lua = Path(folder) / "load.lua"
         lua.write_text(script)
         done = subprocess.run(
-            ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "--latency",
+            ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "--latency",
              "-s", str(lua), url],
             capture_output=True, text=True, check=True,
         )  # fmt: skip

@@ -145,7 +145,7 @@ def _process(command: list[str], env: dict[str, str], port: int) -> Iterator[Run
     url = f"http://127.0.0.1:{port}"
     head, tail = load.body(ROW_FEATURES)
     start = time.perf_counter()
-    log = tempfile.TemporaryFile()
+    log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=log)
     try:
         while not _answers(url + "/get-online-features", f"{head}1{tail}".encode()):
