@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,21 @@ from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableEr
 from headwater.offline.materialize import materialize
 from headwater.online.columns import warm
 from headwater.online.link import Link
-from headwater.online.writer import OnlineWriter, connect
+from headwater.online.writer import OnlineWriter, clock_key, connect
 from headwater.quality.freshness import freshness as freshness_of
 from headwater.settings import Settings
 from service import protocol, writes
+from service.access import Access, check_exposure
+from service.gate import Gate
 from service.metrics import Metrics
+from service.pushes import Pushes
+from service.replies import Reply, failed, refused
 from service.requests import Planner
 from service.vectors import Vectors, parse
 
 logger = logging.getLogger("headwater.service")
-#: What Feast's clients read of an error: its own class, named in JSON inside a JSON string.
-_FEAST_ERRORS = {404: ("feast.errors", "FeatureViewNotFoundException"),
-                 422: ("feast.errors", "PushSourceNotFoundException")}  # fmt: skip
+#: At its end the service waits so long for queued pushes.
+DRAIN_SECONDS = 5.0
 
 
 class Service:
@@ -45,7 +48,11 @@ class Service:
         self.planner = self.vectors.use(catalog)
         self.metrics.declare(catalog)
         self.url = settings.redis_url or catalog.redis_url
+        self.access = Access.parse(settings.api_keys)
+        check_exposure(settings, self.access)
         self._writer: OnlineWriter | None = None
+        self.pushes = Pushes(lambda: self.writer, settings.max_queued_pushes)
+        self._held_data = False
 
     planner: Planner
 
@@ -68,6 +75,21 @@ class Service:
             client = connect(self.url, self.settings.redis_timeout_seconds)
             self._writer = OnlineWriter(client, self.planner.catalog.project)
         return self._writer
+
+    async def check_ready(self) -> None:
+        """Raises StoreUnavailableError where Redis does not read, does not write, or lost its data.
+
+        Lost: it held the project's clocks since this service started, and holds none now.
+        """
+        await self.link.get(b"PING")
+        project = self.planner.catalog.project
+        held = await self.link.get(b"EXISTS", clock_key(project).encode())
+        if self._held_data and not held:
+            raise StoreUnavailableError(
+                "Redis has lost the project's data; materialize, and let `headwater ingest` rebuild"
+            )
+        self._held_data = bool(held)
+        await self.link.get(b"SET", f"headwater:{project}:ready".encode(), b"1", b"PX", b"1000")
 
     async def watch(self) -> None:
         """Take a new registry into use within a second or two of its writing."""
@@ -107,10 +129,12 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
         service.start()
         tasks = [
             asyncio.create_task(service.watch()),
+            asyncio.create_task(service.pushes.run()),
             # Compiled loops are loaded (the first time ever: compiled) while requests already come.
             asyncio.create_task(asyncio.to_thread(warm)),
         ]
         yield
+        await service.pushes.drain(DRAIN_SECONDS)
         for task in tasks:
             task.cancel()
         await service.link.close()
@@ -122,6 +146,12 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.service = service
+    app.add_middleware(
+        Gate,
+        access=service.access,
+        metrics=service.metrics,
+        limit=settings.max_concurrent_requests,
+    )
     _add_errors(app, service)
     _add_features(app, service)
     _add_writes(app, service)
@@ -133,30 +163,24 @@ def _json(content: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status, media_type="application/json")
 
 
+def _response(reply: Reply) -> Response:
+    headers = {name.decode(): value.decode() for name, value in reply.headers()}
+    return Response(reply.body, reply.status, headers, "application/json")
+
+
 def _add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(BadRequestError)
     async def bad_request(_: Request, error: BadRequestError) -> Response:
-        return _json({"detail": str(error)}, error.status)
+        return _response(refused(error))
 
     @app.exception_handler(StoreUnavailableError)
     async def unavailable(_: Request, error: StoreUnavailableError) -> Response:
         service.metrics.store_errors.labels("redis", "request").inc()
-        response = _json({"detail": str(error)}, 503)
-        response.headers["Retry-After"] = "1"
-        return response
+        return _response(failed(str(error), 503, 1))
 
-    @app.middleware("http")
-    async def measure(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        start = time.perf_counter()
-        response = await call_next(request)
-        route = getattr(request.scope.get("route"), "path", "unknown")
-        status = f"{response.status_code // 100}xx"
-        service.metrics.seconds.labels(route, request.method, status).observe(
-            time.perf_counter() - start
-        )
-        return response
+    @app.exception_handler(HeadwaterError)
+    async def mistaken(_: Request, error: HeadwaterError) -> Response:
+        return _response(failed(str(error), 422))
 
 
 _EXAMPLE = {
@@ -204,45 +228,57 @@ def _add_features(app: FastAPI, service: Service) -> None:
     async def get_online_features(request: Request) -> Response:
         """Feature vectors of some entities, columnar, each value with its status and event time."""
         deadline = protocol.deadline_of(request.headers.raw, asyncio.get_running_loop())
-        reply = await service.vectors.answer(await service.raw_body(request), deadline)
-        headers = {"Retry-After": str(reply.retry_after)} if reply.retry_after else None
-        return Response(reply.body, reply.status, headers, "application/json")
+        return _response(await service.vectors.answer(await service.raw_body(request), deadline))
 
 
 def _add_writes(app: FastAPI, service: Service) -> None:
-    async def write(view: str, frame: Any) -> None:
-        reader = service.planner.readers.get(view)
-        if reader is None:
-            raise BadRequestError(f"there is no feature view {view!r}", 404)
-        keys, rows, newest = writes.pack_frame(reader, frame)
-        await asyncio.to_thread(service.writer.write_rows, keys, rows)
-        if rows:
-            await asyncio.to_thread(service.writer.raise_clocks, {("online", view): newest})
-
     @app.post("/push", openapi_extra=_FRAME, tags=["writes"])
-    async def push(request: Request) -> Response:
-        """Write rows to every view that a push source feeds."""
+    async def push(request: Request, wait: str = "online") -> Response:
+        """Write rows to every view that a push source feeds, online, offline or both.
+
+        The answer is a receipt: 200 when the rows are servable, or with `wait=none` at once, 202.
+        """
         body = await service.body(request)
         name = body.get("push_source_name")
-        source = service.planner.catalog.push_sources.get(str(name))
-        if source is None:
-            return _feast_error(422, f"Unable to find push source '{name}'.")
-        to = body.get("to", "online")
-        if to != "online":
-            raise BadRequestError(f'pushes go to "online" so far, not to {to!r}')
-        for view in service.planner.catalog.views_of_push(source.name):
-            await write(view.name, body.get("df"))
-        return Response(status_code=200)
+        catalog = service.planner.catalog
+        if not isinstance(name, str) or name not in catalog.push_sources:
+            message = f"Unable to find push source '{name}'."
+            raise BadRequestError(message, 422, "PushSourceNotFoundException")
+        readers = service.planner.readers
+        frames = [
+            (writes.frame(view, body.get("df")), readers[view.name])
+            for view in catalog.views_of_push(name)
+        ]
+        receipt = await service.pushes.push(frames, str(body.get("to", "online")), wait)
+        return _json(receipt, 202 if wait == "none" else 200)
+
+    @app.get("/api/v1/pushes/{receipt}", tags=["writes"])
+    async def push_state(receipt: str) -> Response:
+        """What became of a push to this process: queued, written or failed."""
+        state = service.pushes.state(receipt)
+        if state is None:
+            raise BadRequestError(f"there is no receipt {receipt!r} here (any more)", 404)
+        return _json(state)
 
     @app.post("/write-to-online-store", openapi_extra=_FRAME, tags=["writes"])
     async def write_to_online_store(request: Request) -> Response:
         """Write rows to one view; the newest row of an entity wins."""
         body = await service.body(request)
-        await write(str(body.get("feature_view_name")), body.get("df"))
+        name = body.get("feature_view_name")
+        reader = service.planner.readers.get(name) if isinstance(name, str) else None
+        if reader is None:
+            message = f"there is no feature view {name!r}"
+            raise BadRequestError(message, 404, "FeatureViewNotFoundException")
+        frame = writes.frame(reader.view, body.get("df"))
+        await service.pushes.push([(frame, reader)], "online", "online")
         return _json(None)
 
     async def load(body: dict[str, Any]) -> Response:
         names = body.get("feature_views")
+        if names is not None and not (
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+        ):
+            raise BadRequestError('"feature_views" must be a list of names')
         await asyncio.to_thread(materialize, service.planner.catalog, service.writer, names)
         return _json(None)
 
@@ -257,12 +293,6 @@ def _add_writes(app: FastAPI, service: Service) -> None:
         return await load(await service.body(request))
 
 
-def _feast_error(status: int, message: str) -> Response:
-    module, name = _FEAST_ERRORS[status]
-    detail = {"module": module, "class": name, "message": message}
-    return _json(orjson.dumps(detail).decode(), status)
-
-
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/health", tags=["operation"])
     async def health() -> Response:
@@ -271,8 +301,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready", tags=["operation"])
     async def ready() -> Response:
-        """The stores answer; 503 meanwhile."""
-        await service.link.get(b"PING")
+        """Redis reads and writes and has not lost its data; 503 meanwhile."""
+        await service.check_ready()
         return _json({"ready": True, "catalog": service.planner.catalog.version})
 
     @app.get("/metrics", tags=["operation"])

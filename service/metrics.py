@@ -168,6 +168,10 @@ class Metrics:
                 if limit:
                     self.null_limit.labels(view.name, field.name).set(float(limit))
 
+    def failed(self, status: int, seconds: float) -> None:
+        """A request for vectors that got none."""
+        self.seconds.labels("/get-online-features", "POST", f"{status // 100}xx").observe(seconds)
+
     def text(self) -> bytes:
         """Prometheus text of everything, what requests have counted included."""
         self.flush()

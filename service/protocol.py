@@ -12,7 +12,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.vectors import Reply, Vectors
+from service.replies import Reply
+from service.vectors import Vectors
 
 PATH = b"/get-online-features"
 DEADLINE = b"x-request-deadline-ms"
@@ -101,12 +102,11 @@ class FastProtocol(HttpToolsProtocol):
         if cycle.response_complete or cycle.disconnected or self.transport.is_closing():
             cycle.response_complete = True
             return
-        status, body, retry_after = reply
+        status, body, _ = reply
         if status == 200 and cycle.keep_alive:
             head = self._usual_head()
         else:
-            more = b"retry-after: %d\r\n" % retry_after if retry_after else b""
-            more += b"www-authenticate: Bearer\r\n" if status == 401 else b""
+            more = b"".join(b"%b: %b\r\n" % pair for pair in reply.headers()[1:])
             more += b"" if cycle.keep_alive else b"connection: close\r\n"
             head = _head(status, self.server_state.default_headers) + more
         self.transport.write(b"%b%b%d\r\n\r\n%b" % (head, _TYPE_AND_LENGTH, len(body), body))

@@ -65,7 +65,9 @@ class Planner:
             plan = self.catalog.services.get(service)
             if plan is None:
                 raise BadRequestError(
-                    _unknown("feature service", service, self.catalog.services), 404
+                    _unknown("feature service", service, self.catalog.services),
+                    404,
+                    "FeatureServiceNotFoundException",
                 )
             return list(plan.features)
         if not features:
@@ -130,7 +132,9 @@ class Planner:
         found = self.catalog.views.get(name) or self.catalog.on_demand.get(name)
         if found is None:
             names = [*self.catalog.views, *self.catalog.on_demand]
-            raise BadRequestError(_unknown("feature view", name, names), 404)
+            raise BadRequestError(
+                _unknown("feature view", name, names), 404, "FeatureViewNotFoundException"
+            )
         return found
 
     def _check(self, view: str, feature: str) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -21,18 +21,11 @@ from headwater.online.link import Done, Link
 from headwater.settings import Settings
 from service.metrics import Metrics
 from service.prepared import Prepared
+from service.replies import Reply, failed, refused
 from service.requests import Planner
 
 logger = logging.getLogger("headwater.service")
 _MAX_PLANS = 1000
-
-
-class Reply(NamedTuple):
-    """An answer: its status, its body (JSON), and seconds after which to try again (0: none)."""
-
-    status: int
-    body: bytes
-    retry_after: int = 0
 
 
 class Vectors:
@@ -76,10 +69,19 @@ class Vectors:
 
     def handle(self, body: bytes, deadline: float | None, respond: Callable[[Reply], None]) -> None:
         """Answer a request's body; `respond` is called once, now or later, with every outcome."""
-        if self.in_flight >= self._settings.max_concurrent_requests:
-            respond(_failed(f"{self.in_flight} requests are under way; try again shortly", 503, 1))
-            return
         start = time.perf_counter()
+
+        def finish(reply: Reply) -> None:
+            respond(reply)
+            seconds = time.perf_counter() - start
+            if reply.status == 200:
+                self._metrics.hot_seconds.observe(seconds)
+            else:
+                self._metrics.failed(reply.status, seconds)
+
+        if self.in_flight >= self._settings.max_concurrent_requests:
+            finish(failed(f"{self.in_flight} requests are under way; try again shortly", 503, 1))
+            return
         try:
             request = parse(body)
             prepared = self.prepared(
@@ -91,20 +93,17 @@ class Vectors:
             n = prepared.check(entities)
             commands = prepared.commands(entities, n)
         except BadRequestError as error:
-            respond(_failed(str(error), error.status))
+            finish(refused(error))
+            return
+        except Exception:
+            logger.exception("a request failed")
+            finish(failed("the service failed on this request; its log says why", 500))
             return
         self.in_flight += 1
 
         def done(data: list[bytes | None] | Exception) -> None:
             self.in_flight -= 1
-            reply = self._reply(prepared, entities, data, n)
-            respond(reply)
-            if reply.status == 200:
-                self._metrics.hot_seconds.observe(time.perf_counter() - start)
-            else:
-                self._metrics.seconds.labels(
-                    "/get-online-features", "POST", f"{reply.status // 100}xx"
-                ).observe(time.perf_counter() - start)
+            finish(self._reply(prepared, entities, data, n))
 
         self._read(commands, done, deadline)
 
@@ -125,14 +124,14 @@ class Vectors:
     ) -> Reply:
         if isinstance(data, Exception):
             self._metrics.store_errors.labels("redis", "request").inc()
-            return _failed(str(data), 503, 1)
+            return failed(str(data), 503, 1)
         try:
             return Reply(200, prepared.answer(entities, data, n))
         except BadRequestError as error:
-            return _failed(str(error), error.status)
+            return refused(error)
         except Exception:
             logger.exception("an answer failed")
-            return _failed("the service failed on this request; its log says why", 500)
+            return failed("the service failed on this request; its log says why", 500)
 
     async def answer(self, body: bytes, deadline: float | None = None) -> Reply:
         """As `handle`, awaited."""
@@ -178,7 +177,3 @@ def parse(body: bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise BadRequestError("the body must be a JSON object", 400)
     return data
-
-
-def _failed(detail: str, status: int, retry_after: int = 0) -> Reply:
-    return Reply(status, orjson.dumps({"detail": detail}), retry_after)
