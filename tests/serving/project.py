@@ -33,6 +33,11 @@ def write(folder: Path, store: str, project: str = "serving") -> Path:
     return folder
 
 
+def ours(redis_url: str) -> str:
+    """Headwater's online store, as YAML."""
+    return f"{{type: headwater.online.RedisOnlineStore, connection_string: '{redis_url}'}}"
+
+
 def apply(repo: Path) -> None:
     """Feast's own command, in a process of its own."""
     command = [Path(sys.executable).parent / "feast", "-c", str(repo), "apply"]
