@@ -201,6 +201,13 @@ def redis_keys(prefix: bytes, columns: Sequence[Sequence[Any]], n: int) -> list[
     return keys
 
 
+def entity_texts(columns: Sequence[Sequence[Any]], n: int) -> list[bytes]:
+    """What follows the prefix in the Redis keys of n entities: their hash tags."""
+    if len(columns) == 1 and n and type(columns[0][0]) is int:
+        return [b"{%d}" % value for value in columns[0]]
+    return redis_keys(b"", columns, n)
+
+
 def plain(column: Any, valid: Any) -> list[Any]:
     """A column of values and validity as a list of plain Python values, None for null."""
     values = column.tolist() if isinstance(column, np.ndarray) else column

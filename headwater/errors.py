@@ -23,11 +23,14 @@ class SettingError(HeadwaterError):
 
 
 class BadRequestError(HeadwaterError):
-    """The client's mistake; `status` is the HTTP status that says so."""
+    """The client's mistake; `status` is the HTTP status that says so.
 
-    def __init__(self, message: str, status: int = 422) -> None:
+    `feast_class` is the class of `feast.errors` that Feast's own clients then raise.
+    """
+
+    def __init__(self, message: str, status: int = 422, feast_class: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.feast_class = status, feast_class
 
 
 class StoreUnavailableError(HeadwaterError):

@@ -117,7 +117,29 @@ class Settings:
         "HEADWATER_REDIS_TIMEOUT_SECONDS", 1.0, "longest wait for Redis"
     )
     max_entities: int = _setting("HEADWATER_MAX_ENTITIES", 10_000, "entities in one request")
+    max_concurrent_requests: int = _setting(
+        "HEADWATER_MAX_CONCURRENT_REQUESTS",
+        256,
+        "requests under way; one more is told to come back",
+    )
     max_body_bytes: int = _setting("HEADWATER_MAX_BODY_BYTES", 16_777_216, "bytes of one request")
+    max_queued_pushes: int = _setting(
+        "HEADWATER_MAX_QUEUED_PUSHES", 1000, "pushes with wait=none that wait to be written"
+    )
+    api_keys: str = _setting(
+        "HEADWATER_API_KEYS",
+        "",
+        "keys that the service asks for: NAME:SCOPES:SHA256, commas between; scopes are read, "
+        "write, admin with + between",
+    )
+    open_access: str = _setting(
+        "HEADWATER_OPEN_ACCESS",
+        "no",
+        "`yes` lets the service listen beyond this machine without keys",
+        _one_of("yes", "no"),
+    )
+    tls_cert: str = _setting("HEADWATER_TLS_CERT", "", "file of the service's TLS certificate")
+    tls_key: str = _setting("HEADWATER_TLS_KEY", "", "file of the certificate's private key")
     memory_limit: str = _setting(
         "HEADWATER_MEMORY_LIMIT", "", "DuckDB's memory limit, such as 4GB", _SIZE
     )

@@ -18,14 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater import kernels, sketch_tiles, sketches
+from headwater import kernels, read_kernels, sketch_tiles, sketches
 from headwater.catalog import AggregationPlan, ViewPlan, column_kind
+from headwater.codec import WINDOW_HEADER
 from headwater.sketch_tiles import Sketch, Sketches, SketchTiles
 from headwater.states import fold_sections
 
@@ -103,6 +105,7 @@ class WindowProgram:
             self.levels,
         )
         self._windows = np.array(self.windows, np.int64).reshape(-1, 2)
+        self._identity = self._identities(1)[0]
 
     @classmethod
     def of(cls, view: ViewPlan) -> WindowProgram:
@@ -196,6 +199,53 @@ class WindowProgram:
             self._feature(a, shaped[:, self._window_index[a.window_us or -1, a.hop_us]], sketched)
             for a in self.aggregations
         ]
+
+    @cached_property
+    def reads_whole(self) -> bool:
+        """Whether compiled loops alone can make the features: no sketches, no objects."""
+        return not self.sketches and all(
+            column_kind(a.output_type) != "object" for a in self.aggregations
+        )
+
+    def read_columns(
+        self, data: Sequence[bytes | None], table: Int64, t_us: int
+    ) -> tuple[Int64, NDArray[np.uint8] | None, Int64, int]:
+        """Features at time t of n whole values of Redis; only where `reads_whole`.
+
+        table: a `result_table` of some features. Returns words [features, n] (a float by its bits,
+        NaN for null), which are null (1, or None where none is), the newest event time [n] that
+        an entity's partitions had shown, and how many floats are null.
+        """
+        n = len(data)
+        # A value is whole words; what is not is no state.
+        kept = [value if value and not len(value) & 7 else b"" for value in data]
+        sizes = np.array([len(value) >> 3 for value in kept], np.int64)
+        words = np.frombuffer(b"".join(kept), np.int64)
+        out = np.empty((len(table), n), np.int64)
+        status = np.zeros((len(table), n), np.uint8)
+        newest = np.empty(n, np.int64)
+        nulls, float_nulls = read_kernels.read_windows(
+            self.ops, self.width, self.slot_columns, self._windows, words, sizes,
+            _VALUE_HEADER, t_us, self._identity, table, out, status, newest,
+        )  # fmt: skip
+        return out, status if nulls else None, newest, float_nulls
+
+    def result_table(self, wanted: Sequence[tuple[int, int]]) -> Int64:
+        """For `read_columns`: how each wanted (aggregation, row of its status) is made."""
+        rows = []
+        for i, status_row in wanted:
+            a = self.aggregations[i]
+            kind = self._kinds[a.column]
+            count = self._slot_of["count", a.column]
+            primitive = {"mean": "sum", "std": "moments", "var": "moments"}.get(
+                a.function, a.function
+            )
+            slot = self._slot_of.get((primitive, a.column), count)
+            how = _RESULTS.get(a.function, read_kernels.PLAIN)
+            window = self._window_index[a.window_us or -1, a.hop_us]
+            whole = column_kind(a.output_type) == "int"
+            rows.append((window, how, slot, count, int(kind == "int"), int(whole), status_row))
+        return np.array(rows, np.int64).reshape(-1, 7)
 
     def _read_sketches(self, sections: Sequence[bytes], t_us: int) -> dict[Any, Any]:
         """Merged partial of each (sketch, window) at time t."""
@@ -302,6 +352,13 @@ class WindowProgram:
                     )
             found.append(row)
         return found
+
+
+_VALUE_HEADER = int.from_bytes(WINDOW_HEADER, "little", signed=True)
+_RESULTS = {
+    "count": read_kernels.EVENTS, "mean": read_kernels.MEAN, "var": read_kernels.VAR,
+    "std": read_kernels.STD, "first": read_kernels.ENDS, "last": read_kernels.ENDS,
+}  # fmt: skip
 
 
 _OPERATORS = {

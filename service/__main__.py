@@ -13,7 +13,9 @@ import uvicorn
 
 from headwater.errors import HeadwaterError
 from headwater.settings import Settings
+from service import protocol
 from service.app import create_app
+from service.gate import refuse
 
 
 def main() -> int:
@@ -28,10 +30,20 @@ def main() -> int:
         return 1
     logging.basicConfig(level="WARNING")
     logging.getLogger("headwater").setLevel(settings.log_level.upper())
+    service = app.state.service
+    http = protocol.bound_to(
+        service.vectors,
+        settings.max_body_bytes,
+        lambda headers: refuse(service.access, "/get-online-features", headers),
+    )
+    # What lives from now on lives long: a collection need not look through it again.
+    gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     uvicorn.run(
         app, host=settings.host, port=settings.port, log_level="warning", access_log=False,
-        loop="uvloop", http="httptools",
+        loop="uvloop", http=http, ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
     )  # fmt: skip
     return 0
 

@@ -6,29 +6,35 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import orjson
-import redis.asyncio
 from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from headwater import __version__, catalog_cache
+from headwater.catalog import Catalog
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
 from headwater.offline.materialize import materialize
-from headwater.online.writer import OnlineWriter, connect
+from headwater.online.columns import warm
+from headwater.online.link import Link
+from headwater.online.writer import OnlineWriter, clock_key, connect
 from headwater.quality.freshness import freshness as freshness_of
 from headwater.settings import Settings
-from service import vectors, wire, writes
+from service import protocol, writes
+from service.access import Access, check_exposure
+from service.gate import Gate
 from service.metrics import Metrics
-from service.requests import Planner, check_entities
+from service.pushes import Pushes
+from service.replies import Reply, failed, refused
+from service.requests import Planner
+from service.vectors import Vectors, parse
 
 logger = logging.getLogger("headwater.service")
-#: What Feast's clients read of an error: its own class, named in JSON inside a JSON string.
-_FEAST_ERRORS = {404: ("feast.errors", "FeatureViewNotFoundException"),
-                 422: ("feast.errors", "PushSourceNotFoundException")}  # fmt: skip
+#: At its end the service waits so long for queued pushes.
+DRAIN_SECONDS = 5.0
 
 
 class Service:
@@ -37,19 +43,31 @@ class Service:
     def __init__(self, repo: Path, settings: Settings) -> None:
         self.repo, self.settings = repo, settings
         self.metrics = Metrics()
-        self.reload()
-        self.url = settings.redis_url or self.planner.catalog.redis_url
-        self.client = redis.asyncio.Redis.from_url(
-            self.url,
-            socket_timeout=settings.redis_timeout_seconds,
-            socket_connect_timeout=settings.redis_timeout_seconds,
-        )
+        self.vectors = Vectors(settings, self.metrics)
+        self.fingerprint, catalog = self._load()
+        self.planner = self.vectors.use(catalog)
+        self.metrics.declare(catalog)
+        self.url = settings.redis_url or catalog.redis_url
+        self.access = Access.parse(settings.api_keys)
+        check_exposure(settings, self.access)
         self._writer: OnlineWriter | None = None
+        self.pushes = Pushes(lambda: self.writer, settings.max_queued_pushes)
+        self._held_data = False
 
-    def reload(self) -> None:
-        self.fingerprint = catalog_cache.fingerprint(self.repo)
-        self.planner = Planner(catalog_cache.load(self.repo))
-        self.metrics.declare(self.planner.catalog)
+    planner: Planner
+
+    def _load(self) -> tuple[str, Catalog]:
+        return catalog_cache.fingerprint(self.repo), catalog_cache.load(self.repo)
+
+    def start(self) -> None:
+        """Connect; inside the event loop."""
+        self.vectors.link = Link(self.url, self.settings.redis_timeout_seconds)
+
+    @property
+    def link(self) -> Link:
+        if self.vectors.link is None:
+            raise StoreUnavailableError("the service has not started yet; try again shortly")
+        return self.vectors.link
 
     @property
     def writer(self) -> OnlineWriter:
@@ -58,29 +76,48 @@ class Service:
             self._writer = OnlineWriter(client, self.planner.catalog.project)
         return self._writer
 
+    async def check_ready(self) -> None:
+        """Raises StoreUnavailableError where Redis does not read, does not write, or lost its data.
+
+        Lost: it held the project's clocks since this service started, and holds none now.
+        """
+        await self.link.get(b"PING")
+        project = self.planner.catalog.project
+        held = await self.link.get(b"EXISTS", clock_key(project).encode())
+        if self._held_data and not held:
+            raise StoreUnavailableError(
+                "Redis has lost the project's data; materialize, and let `headwater ingest` rebuild"
+            )
+        self._held_data = bool(held)
+        await self.link.get(b"SET", f"headwater:{project}:ready".encode(), b"1", b"PX", b"1000")
+
     async def watch(self) -> None:
         """Take a new registry into use within a second or two of its writing."""
         while True:
             await asyncio.sleep(1.0)
             try:
                 if catalog_cache.fingerprint(self.repo) != self.fingerprint:
-                    await asyncio.to_thread(self.reload)
+                    self.fingerprint, catalog = await asyncio.to_thread(self._load)
+                    self.planner = self.vectors.use(catalog)
+                    self.metrics.declare(catalog)
                     logger.info("catalogue %s is in use", self.planner.catalog.version)
             except (HeadwaterError, OSError) as error:
                 logger.warning("the catalogue stays as it was: %s", error)
 
+    async def raw_body(self, request: Request) -> bytes:
+        """The body, read no further than it may be long. Raises BadRequestError (413)."""
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self.settings.max_body_bytes:
+                raise BadRequestError(
+                    f"the body is larger than {self.settings.max_body_bytes} bytes", 413
+                )
+            parts.append(part)
+        return b"".join(parts)
+
     async def body(self, request: Request) -> dict[str, Any]:
-        if int(request.headers.get("content-length") or 0) > self.settings.max_body_bytes:
-            raise BadRequestError(
-                f"the body is larger than {self.settings.max_body_bytes} bytes", 413
-            )
-        try:
-            data = orjson.loads(await request.body())
-        except orjson.JSONDecodeError as error:
-            raise BadRequestError(f"the body is no JSON: {error}", 400) from error
-        if not isinstance(data, dict):
-            raise BadRequestError("the body must be a JSON object", 400)
-        return data
+        return parse(await self.raw_body(request))
 
 
 def create_app(repo: Path, settings: Settings) -> FastAPI:
@@ -89,10 +126,18 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(service.watch())
+        service.start()
+        tasks = [
+            asyncio.create_task(service.watch()),
+            asyncio.create_task(service.pushes.run()),
+            # Compiled loops are loaded (the first time ever: compiled) while requests already come.
+            asyncio.create_task(asyncio.to_thread(warm)),
+        ]
         yield
-        task.cancel()
-        await service.client.aclose()
+        await service.pushes.drain(DRAIN_SECONDS)
+        for task in tasks:
+            task.cancel()
+        await service.link.close()
 
     app = FastAPI(
         title="Headwater",
@@ -101,6 +146,12 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.service = service
+    app.add_middleware(
+        Gate,
+        access=service.access,
+        metrics=service.metrics,
+        limit=settings.max_concurrent_requests,
+    )
     _add_errors(app, service)
     _add_features(app, service)
     _add_writes(app, service)
@@ -112,30 +163,24 @@ def _json(content: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status, media_type="application/json")
 
 
+def _response(reply: Reply) -> Response:
+    headers = {name.decode(): value.decode() for name, value in reply.headers()}
+    return Response(reply.body, reply.status, headers, "application/json")
+
+
 def _add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(BadRequestError)
     async def bad_request(_: Request, error: BadRequestError) -> Response:
-        return _json({"detail": str(error)}, error.status)
+        return _response(refused(error))
 
     @app.exception_handler(StoreUnavailableError)
     async def unavailable(_: Request, error: StoreUnavailableError) -> Response:
         service.metrics.store_errors.labels("redis", "request").inc()
-        response = _json({"detail": str(error)}, 503)
-        response.headers["Retry-After"] = "1"
-        return response
+        return _response(failed(str(error), 503, 1))
 
-    @app.middleware("http")
-    async def measure(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        start = time.perf_counter()
-        response = await call_next(request)
-        route = getattr(request.scope.get("route"), "path", "unknown")
-        status = f"{response.status_code // 100}xx"
-        service.metrics.seconds.labels(route, request.method, status).observe(
-            time.perf_counter() - start
-        )
-        return response
+    @app.exception_handler(HeadwaterError)
+    async def mistaken(_: Request, error: HeadwaterError) -> Response:
+        return _response(failed(str(error), 422))
 
 
 _EXAMPLE = {
@@ -182,57 +227,58 @@ def _add_features(app: FastAPI, service: Service) -> None:
     @app.post("/get-online-features", openapi_extra=_EXAMPLE, tags=["features"])
     async def get_online_features(request: Request) -> Response:
         """Feature vectors of some entities, columnar, each value with its status and event time."""
-        body = await service.body(request)
-        features, name = body.get("features"), body.get("feature_service")
-        if features is not None and not (
-            isinstance(features, list) and all(isinstance(f, str) for f in features)
-        ):
-            raise BadRequestError('"features" must be a list of "view:feature" texts')
-        if name is not None and not isinstance(name, str):
-            raise BadRequestError('"feature_service" must be a name')
-        planner = service.planner
-        plan = planner.plan(name, features, bool(body.get("full_feature_names")))
-        entities: Any = body.get("entities")
-        n = check_entities(plan, entities, service.settings.max_entities)
-        found = await vectors.fetch(service.client, plan, entities, n)
-        service.metrics.served(found.reads, n)
-        return _json(wire.answer(planner.catalog, plan, entities, found))
+        deadline = protocol.deadline_of(request.headers.raw, asyncio.get_running_loop())
+        return _response(await service.vectors.answer(await service.raw_body(request), deadline))
 
 
 def _add_writes(app: FastAPI, service: Service) -> None:
-    async def write(view: str, frame: Any) -> None:
-        reader = service.planner.readers.get(view)
-        if reader is None:
-            raise BadRequestError(f"there is no feature view {view!r}", 404)
-        keys, rows, newest = writes.pack_frame(reader, frame)
-        await asyncio.to_thread(service.writer.write_rows, keys, rows)
-        if rows:
-            await asyncio.to_thread(service.writer.raise_clocks, {("online", view): newest})
-
     @app.post("/push", openapi_extra=_FRAME, tags=["writes"])
-    async def push(request: Request) -> Response:
-        """Write rows to every view that a push source feeds."""
+    async def push(request: Request, wait: str = "online") -> Response:
+        """Write rows to every view that a push source feeds, online, offline or both.
+
+        The answer is a receipt: 200 when the rows are servable, or with `wait=none` at once, 202.
+        """
         body = await service.body(request)
         name = body.get("push_source_name")
-        source = service.planner.catalog.push_sources.get(str(name))
-        if source is None:
-            return _feast_error(422, f"Unable to find push source '{name}'.")
-        to = body.get("to", "online")
-        if to != "online":
-            raise BadRequestError(f'pushes go to "online" so far, not to {to!r}')
-        for view in service.planner.catalog.views_of_push(source.name):
-            await write(view.name, body.get("df"))
-        return Response(status_code=200)
+        catalog = service.planner.catalog
+        if not isinstance(name, str) or name not in catalog.push_sources:
+            message = f"Unable to find push source '{name}'."
+            raise BadRequestError(message, 422, "PushSourceNotFoundException")
+        readers = service.planner.readers
+        frames = [
+            (writes.frame(view, body.get("df")), readers[view.name])
+            for view in catalog.views_of_push(name)
+        ]
+        receipt = await service.pushes.push(frames, str(body.get("to", "online")), wait)
+        return _json(receipt, 202 if wait == "none" else 200)
+
+    @app.get("/api/v1/pushes/{receipt}", tags=["writes"])
+    async def push_state(receipt: str) -> Response:
+        """What became of a push to this process: queued, written or failed."""
+        state = service.pushes.state(receipt)
+        if state is None:
+            raise BadRequestError(f"there is no receipt {receipt!r} here (any more)", 404)
+        return _json(state)
 
     @app.post("/write-to-online-store", openapi_extra=_FRAME, tags=["writes"])
     async def write_to_online_store(request: Request) -> Response:
         """Write rows to one view; the newest row of an entity wins."""
         body = await service.body(request)
-        await write(str(body.get("feature_view_name")), body.get("df"))
+        name = body.get("feature_view_name")
+        reader = service.planner.readers.get(name) if isinstance(name, str) else None
+        if reader is None:
+            message = f"there is no feature view {name!r}"
+            raise BadRequestError(message, 404, "FeatureViewNotFoundException")
+        frame = writes.frame(reader.view, body.get("df"))
+        await service.pushes.push([(frame, reader)], "online", "online")
         return _json(None)
 
     async def load(body: dict[str, Any]) -> Response:
         names = body.get("feature_views")
+        if names is not None and not (
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+        ):
+            raise BadRequestError('"feature_views" must be a list of names')
         await asyncio.to_thread(materialize, service.planner.catalog, service.writer, names)
         return _json(None)
 
@@ -247,12 +293,6 @@ def _add_writes(app: FastAPI, service: Service) -> None:
         return await load(await service.body(request))
 
 
-def _feast_error(status: int, message: str) -> Response:
-    module, name = _FEAST_ERRORS[status]
-    detail = {"module": module, "class": name, "message": message}
-    return _json(orjson.dumps(detail).decode(), status)
-
-
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/health", tags=["operation"])
     async def health() -> Response:
@@ -261,13 +301,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready", tags=["operation"])
     async def ready() -> Response:
-        """The stores answer; 503 meanwhile."""
-        try:
-            await service.client.ping()
-        except (redis.RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailableError(
-                f"Redis does not answer ({type(error).__name__})"
-            ) from error
+        """Redis reads and writes and has not lost its data; 503 meanwhile."""
+        await service.check_ready()
         return _json({"ready": True, "catalog": service.planner.catalog.version})
 
     @app.get("/metrics", tags=["operation"])
@@ -275,7 +310,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         """Prometheus text."""
         with contextlib.suppress(StoreUnavailableError):
             service.metrics.show_clocks(await asyncio.to_thread(lambda: service.writer.clocks()))
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/api/v1/freshness", tags=["operation"])
     async def freshness() -> Response:

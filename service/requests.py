@@ -65,7 +65,9 @@ class Planner:
             plan = self.catalog.services.get(service)
             if plan is None:
                 raise BadRequestError(
-                    _unknown("feature service", service, self.catalog.services), 404
+                    _unknown("feature service", service, self.catalog.services),
+                    404,
+                    "FeatureServiceNotFoundException",
                 )
             return list(plan.features)
         if not features:
@@ -130,7 +132,9 @@ class Planner:
         found = self.catalog.views.get(name) or self.catalog.on_demand.get(name)
         if found is None:
             names = [*self.catalog.views, *self.catalog.on_demand]
-            raise BadRequestError(_unknown("feature view", name, names), 404)
+            raise BadRequestError(
+                _unknown("feature view", name, names), 404, "FeatureViewNotFoundException"
+            )
         return found
 
     def _check(self, view: str, feature: str) -> None:
@@ -169,25 +173,33 @@ _KEY_CHECKS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
-def check_entities(plan: FeaturePlan, entities: Any, limit: int) -> int:
+def check_columns(plan: FeaturePlan, entities: Any, limit: int) -> int:
     """The number of entities in a request. Raises BadRequestError saying what is wrong with it."""
     if not isinstance(entities, dict) or not all(isinstance(v, list) for v in entities.values()):
         raise BadRequestError('"entities" must map each join key to a list of values')
-    sizes = {name: len(values) for name, values in entities.items()}
-    if len(set(sizes.values())) > 1:
-        raise BadRequestError(f"the lists in entities differ in length: {sizes}")
-    n = next(iter(sizes.values()), 1)
+    n = -1
+    for values in entities.values():
+        if n >= 0 and len(values) != n:
+            sizes = {name: len(values) for name, values in entities.items()}
+            raise BadRequestError(f"the lists in entities differ in length: {sizes}")
+        n = len(values)
+    n = 1 if n < 0 else n
     if n > limit:
         raise BadRequestError(f"{n} entities in one request; at most {limit} are taken", 413)
-    missing = [name for name in (*plan.key_types, *plan.request_types) if name not in entities]
-    if missing:
-        raise BadRequestError(
-            f"entities lacks {sorted(missing)}; these features need "
-            f"{sorted({*plan.key_types, *plan.request_types})}"
-        )
     for name, kind in plan.key_types.items():
+        if name not in entities:
+            raise _missing(plan, entities)
         allowed = _KEY_CHECKS.get(kind, (str, bytes))
-        for value in entities[name]:
-            if not isinstance(value, allowed) or (isinstance(value, bool) and kind != "BOOL"):
-                raise BadRequestError(f"entities[{name!r}] has {value!r}, which is no {kind}")
+        found = set(map(type, entities[name]))
+        if not found.issubset(allowed):
+            wrong = next(v for v in entities[name] if type(v) not in allowed)
+            raise BadRequestError(f"entities[{name!r}] has {wrong!r}, which is no {kind}")
+    if not plan.request_types.keys() <= entities.keys():
+        raise _missing(plan, entities)
     return n
+
+
+def _missing(plan: FeaturePlan, entities: dict[str, Any]) -> BadRequestError:
+    needed = sorted({*plan.key_types, *plan.request_types})
+    missing = [name for name in needed if name not in entities]
+    return BadRequestError(f"entities lacks {missing}; these features need {needed}")

@@ -1,117 +1,179 @@
-"""Answers a request for features: one MGET, decode, windows up to now, on-demand views."""
+"""Answers requests for features: plan, one read of Redis, columns, bytes. No task, no future.
+
+A request is carried by callbacks from its bytes to its answer, since a task for each costs as much
+as the read. `service.protocol` calls this straight from the socket, the documented route through
+`answer`; both do the same.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import redis.asyncio
+import orjson
 
-from headwater.catalog import OnDemandPlan
+from headwater.catalog import Catalog
 from headwater.errors import BadRequestError, StoreUnavailableError
-from headwater.online.values import NULL_VALUE, PRESENT, ViewValues
-from headwater.transform import load
-from service.requests import FeaturePlan, ViewRead
+from headwater.online.link import Done, Link
+from headwater.settings import Settings
+from service.metrics import Metrics
+from service.prepared import Prepared
+from service.replies import Reply, failed, refused
+from service.requests import Planner
 
-MGET_KEYS = 1000
-
-
-class Vectors(NamedTuple):
-    """Columns of the answer in the order asked for, and what was read for the metrics."""
-
-    names: list[str]
-    values: list[list[Any]]
-    statuses: list[list[str]]
-    event_us: list[list[int]]
-    reads: list[tuple[ViewRead, ViewValues]]
+logger = logging.getLogger("headwater.service")
+_MAX_PLANS = 1000
 
 
-async def fetch(
-    client: redis.asyncio.Redis, plan: FeaturePlan, entities: dict[str, list[Any]], n: int
-) -> Vectors:
-    """The features of n entities as of now. Raises StoreUnavailableError where Redis is down."""
-    keys: list[bytes] = []
-    for read in plan.reads:
-        keys += read.reader.keys([entities[column] for column in read.columns], n)
-    data = await _read(client, keys)
-    now_us = time.time_ns() // 1000
-    found = [
-        read.reader.values(data[i * n : (i + 1) * n], read.features, now_us)
-        for i, read in enumerate(plan.reads)
-    ]
-    made = [_on_demand(view, _inputs(plan, view, found, entities, n), n) for view in plan.on_demand]
-    names, values, statuses, times = [], [], [], []
-    for output in plan.outputs:
-        names.append(output.name)
-        if output.on_demand >= 0:
-            column = made[output.on_demand][output.feature]
-            values.append(column)
-            statuses.append([NULL_VALUE if v is None else PRESENT for v in column])
-            times.append([now_us] * n)
+class Vectors:
+    """Answers for one catalogue at a time; `use` changes it between two requests."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self.link: Link | None = None
+        self.in_flight = 0
+
+    def use(self, catalog: Catalog) -> Planner:
+        planner = Planner(catalog)
+        self._metrics.flush()
+        self._metrics.tallies.clear()
+        self._plans: dict[tuple[Any, bool], Prepared] = {}
+        self.planner = planner
+        return planner
+
+    def prepared(self, service: Any, features: Any, full: bool) -> Prepared:
+        """The plan of a request. Raises BadRequestError for what there is not."""
+        if service is not None and not isinstance(service, str):
+            raise BadRequestError('"feature_service" must be a name')
+        if features is not None and not isinstance(features, list):
+            raise BadRequestError('"features" must be a list of "view:feature" texts')
+        try:
+            key = (service or tuple(features or ()), full)
+            found = self._plans.get(key)
+        except TypeError:
+            found = None
+        if found is None:
+            if not all(isinstance(f, str) for f in features or ()):
+                raise BadRequestError('"features" must be a list of "view:feature" texts')
+            plan = self.planner.plan(service, features, full)
+            if len(self._plans) >= _MAX_PLANS:
+                self._metrics.flush()
+                self._metrics.tallies.clear()
+                self._plans.clear()
+            found = Prepared(plan, self._metrics, self._settings.max_entities)
+            self._plans[key] = found
+        return found
+
+    def handle(self, body: bytes, deadline: float | None, respond: Callable[[Reply], None]) -> None:
+        """Answer a request's body; `respond` is called once, now or later, with every outcome."""
+        start = time.perf_counter()
+
+        def finish(reply: Reply) -> None:
+            respond(reply)
+            seconds = time.perf_counter() - start
+            if reply.status == 200:
+                self._metrics.hot_seconds.observe(seconds)
+            else:
+                self._metrics.failed(reply.status, seconds)
+
+        if self.in_flight >= self._settings.max_concurrent_requests:
+            finish(failed(f"{self.in_flight} requests are under way; try again shortly", 503, 1))
+            return
+        try:
+            request = parse(body)
+            prepared = self.prepared(
+                request.get("feature_service"),
+                request.get("features"),
+                bool(request.get("full_feature_names")),
+            )
+            entities: Any = request.get("entities")
+            n = prepared.check(entities)
+            commands = prepared.commands(entities, n)
+        except BadRequestError as error:
+            finish(refused(error))
+            return
+        except Exception:
+            logger.exception("a request failed")
+            finish(failed("the service failed on this request; its log says why", 500))
+            return
+        self.in_flight += 1
+
+        def done(data: list[bytes | None] | Exception) -> None:
+            self.in_flight -= 1
+            finish(self._reply(prepared, entities, data, n))
+
+        self._read(commands, done, deadline)
+
+    def _read(self, commands: list[bytes], done: Done, deadline: float | None) -> None:
+        if not commands:
+            done([])
+        elif self.link is None:
+            done(StoreUnavailableError("the service has not started yet; try again shortly"))
+        elif len(commands) == 1:
+            self.link.send(commands[0], done, deadline)
         else:
-            view = found[output.read]
-            values.append(view.values[output.at])
-            statuses.append(view.statuses[output.at])
-            times.append(view.event_us)
-    return Vectors(names, values, statuses, times, list(zip(plan.reads, found, strict=True)))
+            gather = _Gather(len(commands), done)
+            for i, command in enumerate(commands):
+                self.link.send(command, gather.part(i), deadline)
+
+    def _reply(
+        self, prepared: Prepared, entities: Any, data: list[bytes | None] | Exception, n: int
+    ) -> Reply:
+        if isinstance(data, Exception):
+            self._metrics.store_errors.labels("redis", "request").inc()
+            return failed(str(data), 503, 1)
+        try:
+            return Reply(200, prepared.answer(entities, data, n))
+        except BadRequestError as error:
+            return refused(error)
+        except Exception:
+            logger.exception("an answer failed")
+            return failed("the service failed on this request; its log says why", 500)
+
+    async def answer(self, body: bytes, deadline: float | None = None) -> Reply:
+        """As `handle`, awaited."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+        def respond(reply: Reply) -> None:
+            if not future.done():
+                future.set_result(reply)
+
+        self.handle(body, deadline, respond)
+        return await future
 
 
-async def _read(client: redis.asyncio.Redis, keys: Sequence[bytes]) -> list[bytes | None]:
-    data: list[bytes | None] = []
+class _Gather:
+    """Several reads as one: `done` gets all values in order, or the first failure."""
+
+    def __init__(self, count: int, done: Done) -> None:
+        self._parts: list[Sequence[bytes | None]] = [()] * count
+        self._left, self._done = count, done
+
+    def part(self, i: int) -> Done:
+        def done(data: list[bytes | None] | Exception) -> None:
+            if not self._left:
+                return
+            if isinstance(data, Exception):
+                self._left = 0
+                self._done(data)
+                return
+            self._parts[i] = data
+            self._left -= 1
+            if not self._left:
+                self._done([value for part in self._parts for value in part])
+
+        return done
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises BadRequestError (400) for anything else."""
     try:
-        for at in range(0, len(keys), MGET_KEYS):
-            found: Any = await client.mget(keys[at : at + MGET_KEYS])
-            data += found
-    except (redis.RedisError, OSError, TimeoutError) as error:
-        raise StoreUnavailableError(
-            f"Redis does not answer ({type(error).__name__}); try again shortly"
-        ) from error
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequestError(f"the body is no JSON: {error}", 400) from error
+    if not isinstance(data, dict):
+        raise BadRequestError("the body must be a JSON object", 400)
     return data
-
-
-def _inputs(
-    plan: FeaturePlan,
-    view: OnDemandPlan,
-    found: Sequence[ViewValues],
-    entities: dict[str, list[Any]],
-    n: int,
-) -> dict[str, list[Any]]:
-    """What an on-demand view's function gets: its inputs' features and the request's own."""
-    columns: dict[str, list[Any]] = {}
-    for source in view.inputs:
-        for read, values in zip(plan.reads, found, strict=True):
-            if read.alias == source.name_to_use:
-                for at, feature in enumerate(read.features):
-                    columns[feature] = values.values[at]
-                    columns[f"{read.alias}__{feature}"] = values.values[at]
-    for field in view.request_fields:
-        columns[field.name] = entities[field.name]
-    return columns
-
-
-def _on_demand(view: OnDemandPlan, columns: dict[str, list[Any]], n: int) -> dict[str, list[Any]]:
-    function = load(view.code.body)
-    try:
-        if view.code.mode == "pandas":
-            import pandas as pd
-
-            frame = function(pd.DataFrame(columns))
-            made = {
-                name: [None if pd.isna(v) else v for v in frame[name].tolist()]
-                for name in view.feature_names
-            }
-        elif view.singleton:
-            rows = [function({k: v[i] for k, v in columns.items()}) for i in range(n)]
-            made = {name: [row[name] for row in rows] for name in view.feature_names}
-        else:
-            out = function(columns)
-            made = {name: list(out[name]) for name in view.feature_names}
-    except Exception as error:
-        raise BadRequestError(
-            f"on-demand feature view {view.name!r} failed: {type(error).__name__}: {error}"
-        ) from error
-    short = [name for name, column in made.items() if len(column) != n]
-    if short:
-        raise BadRequestError(f"on-demand feature view {view.name!r} gave not {n} values: {short}")
-    return made

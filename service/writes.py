@@ -1,10 +1,13 @@
-"""Rows that clients push: columns of JSON to packed rows."""
+"""Rows that clients push: columns of JSON to packed rows and to Arrow tables. Pure."""
 
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import Any, NamedTuple
 
+import pyarrow as pa
+
+from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.catalog import FieldPlan, ViewPlan
 from headwater.codec import RowCodec
 from headwater.errors import BadRequestError
@@ -13,59 +16,105 @@ from headwater.times import micros
 
 _PARSERS: dict[str, Any] = {"INT32": int, "INT64": int, "FLOAT": float, "DOUBLE": float,
                             "BOOL": bool, "STRING": str}  # fmt: skip
+_RANGES = {"INT32": 31, "INT64": 63}
 
 
-def pack_frame(reader: ViewReader, frame: Any) -> tuple[list[bytes], list[bytes], int]:
-    """Keys, packed rows and the newest event time of a frame {column: [values]}.
+class Frame(NamedTuple):
+    """Rows of one view as checked columns; times in microseconds, `created` None without them."""
+
+    view: ViewPlan
+    events: list[int]
+    created: list[int | None] | None
+    keys: list[list[Any]]
+    cells: list[list[Any]]
+
+    def packed(self, reader: ViewReader) -> tuple[list[bytes], list[bytes]]:
+        """Redis keys and packed rows."""
+        codec, n = RowCodec.of(self.view), len(self.events)
+        made = self.created
+        rows = [
+            codec.pack(
+                self.events[i], made[i] if made else None, -1, -1, [c[i] for c in self.cells]
+            )
+            for i in range(n)
+        ]
+        return reader.keys(self.keys, n), rows
+
+    def table(self) -> pa.Table:
+        """The rows as the view's batch source names and types them."""
+        view, batch = self.view, self.view.batch
+        named = [(key.name, key.type) for key in view.join_keys]
+        named += [(field.name, field.type) for field in view.features]
+        columns = {
+            name: _array(kind, values)
+            for (name, kind), values in zip(named, (*self.keys, *self.cells), strict=True)
+        }
+        name = (batch.timestamp_field if batch else "") or "event_timestamp"
+        columns[name] = pa.array(self.events, pa.int64()).cast(TIMESTAMP)
+        if batch and batch.created_field:
+            made = self.created or [None] * len(self.events)
+            columns[batch.created_field] = pa.array(made, pa.int64()).cast(TIMESTAMP)
+        return pa.table(columns)
+
+
+def frame(view: ViewPlan, df: Any) -> Frame:
+    """The rows of `df`, {column: [values]}.
 
     Raises BadRequestError for a missing column, ragged columns or a value of the wrong type.
     """
-    view = reader.view
     if view.kind == "window":
         raise BadRequestError(
             f"view {view.name!r} has windows, folded from Kafka by `headwater ingest`; "
             "send the event to its topic instead"
         )
-    if not isinstance(frame, dict) or not all(isinstance(c, list) for c in frame.values()):
+    if not isinstance(df, dict) or not all(isinstance(c, list) for c in df.values()):
         raise BadRequestError('"df" must map each column to a list of values')
-    sizes = {name: len(column) for name, column in frame.items()}
+    sizes = {name: len(column) for name, column in df.items()}
     if len(set(sizes.values())) > 1:
         raise BadRequestError(f"the columns of df differ in length: {sizes}")
-    time_column = _time_column(view, frame)
+    time_column = _time_column(view, df)
     needed = [*(k.name for k in view.join_keys), *view.feature_names]
-    missing = [name for name in needed if name not in frame]
+    missing = [name for name in needed if name not in df]
     if missing:
         raise BadRequestError(f"df lacks {missing}, which view {view.name!r} has")
-    n = next(iter(sizes.values()), 0)
-    events = [_time(v, time_column) for v in frame[time_column]]
-    made = _created_column(view, frame)
-    created = [_time(v, made) if v is not None else None for v in frame[made]] if made else None
-    keys = [_column(FieldPlan(k.name, k.type), frame[k.name], False) for k in view.join_keys]
-    cells = [_column(field, frame[field.name], True) for field in view.features]
-    codec = RowCodec.of(view)
-    rows = [
-        codec.pack(events[i], created[i] if created else None, -1, -1, [c[i] for c in cells])
-        for i in range(n)
-    ]
-    return reader.keys(keys, n), rows, max(events, default=0)
+    made = _created_column(view, df)
+    return Frame(
+        view,
+        [_time(v, time_column) for v in df[time_column]],
+        [None if v is None else _time(v, made) for v in df[made]] if made else None,
+        [_column(FieldPlan(k.name, k.type), df[k.name], False) for k in view.join_keys],
+        [_column(field, df[field.name], True) for field in view.features],
+    )
 
 
-def _time_column(view: ViewPlan, frame: dict[str, Any]) -> str:
+def _array(value_type: str, values: list[Any]) -> pa.Array:
+    target = arrow_type(value_type)
+    if target == TIMESTAMP:
+        return pa.array(values, pa.int64()).cast(target)
+    if target == pa.string():
+        values = [v if v is None or isinstance(v, str) else str(v) for v in values]
+    return pa.array(values, target)
+
+
+def _time_column(view: ViewPlan, df: dict[str, Any]) -> str:
     names = [view.batch.timestamp_field] if view.batch else []
     for name in (*names, "event_timestamp"):
-        if name and name in frame:
+        if name and name in df:
             return name
     raise BadRequestError(f"df lacks its event time, column {(names or ['event_timestamp'])[0]!r}")
 
 
-def _created_column(view: ViewPlan, frame: dict[str, Any]) -> str:
+def _created_column(view: ViewPlan, df: dict[str, Any]) -> str:
     names = [view.batch.created_field] if view.batch else []
-    return next((name for name in (*names, "created") if name and name in frame), "")
+    return next((name for name in (*names, "created") if name and name in df), "")
 
 
 def _time(value: Any, column: str) -> int:
     try:
-        return micros(value)
+        time = micros(value)
+        if abs(time) >= 1 << 62:
+            raise ValueError
+        return time
     except (ValueError, TypeError, OverflowError):
         raise BadRequestError(f"df[{column!r}] has {value!r}, which is no time") from None
 
@@ -80,20 +129,41 @@ def _cell(field: FieldPlan, value: Any, nullable: bool) -> Any:
             return None
         raise BadRequestError(f"df[{field.name!r}] is a join key and has a null")
     try:
-        if field.type.endswith(("_LIST", "_SET")):
-            inner = FieldPlan(field.name, field.type.rsplit("_", 1)[0])
-            return [_cell(inner, one, True) for one in value]
-        if field.type == "UNIX_TIMESTAMP":
-            return micros(value)
-        if field.type in {"BYTES", "PDF_BYTES", "IMAGE_BYTES"}:
-            return base64.b64decode(value)
-        parser = _PARSERS.get(field.type)
-        if field.type == "STRING" and not isinstance(value, str):
-            raise ValueError
-        if field.type in {"INT32", "INT64"} and (isinstance(value, str) or value != int(value)):
-            raise ValueError
-        return parser(value) if parser else value
-    except (ValueError, TypeError, OverflowError):
+        return _parse(field, value)
+    except (ValueError, TypeError, OverflowError, AttributeError):
         raise BadRequestError(
             f"df[{field.name!r}] has {value!r}, which is no {field.type}"
         ) from None
+
+
+def _parse(field: FieldPlan, value: Any) -> Any:
+    kind = field.type
+    if kind.endswith(("_LIST", "_SET")) and kind not in {"MAP_LIST", "STRUCT_LIST"}:
+        if not isinstance(value, list):
+            raise TypeError
+        inner = FieldPlan(field.name, kind.rsplit("_", 1)[0])
+        return [_cell(inner, one, True) for one in value]
+    if kind == "UNIX_TIMESTAMP":
+        return _time(value, field.name)
+    if kind in {"BYTES", "PDF_BYTES", "IMAGE_BYTES"}:
+        return base64.b64decode(value, validate=True)
+    if kind in _RANGES:
+        if isinstance(value, str) or value != int(value):
+            raise ValueError
+        if int(value) >> _RANGES[kind] not in {0, -1}:
+            raise OverflowError
+        return int(value)
+    if kind in {"FLOAT", "DOUBLE"}:
+        # NaN and the infinities come as their names, as Feast writes them.
+        number = float(value)
+        if kind == "FLOAT" and abs(number) > 3.4028235677973366e38 and abs(number) != float("inf"):
+            raise ValueError
+        return number
+    if kind == "BOOL" and not isinstance(value, bool | int):
+        raise ValueError
+    if kind == "STRING" and not isinstance(value, str):
+        raise ValueError
+    if kind in {"MAP", "STRUCT"} and not isinstance(value, dict):
+        raise ValueError
+    parser = _PARSERS.get(kind)
+    return parser(value) if parser else value

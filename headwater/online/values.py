@@ -32,7 +32,7 @@ class ViewReader:
         self.view = view
         self.prefix = key_prefix(project, view)
         self._codec = RowCodec.of(view) if view.kind == "row" else None
-        self._program = WindowProgram.of(view) if view.kind == "window" else None
+        self.program = WindowProgram.of(view) if view.kind == "window" else None
 
     def keys(self, columns: Sequence[Sequence[Any]], n: int) -> list[bytes]:
         """Redis keys of n entities; columns in the order of `view.join_keys`."""
@@ -41,16 +41,16 @@ class ViewReader:
     def values(self, data: Sequence[bytes | None], names: Sequence[str], now_us: int) -> ViewValues:
         """The named features of each value read, as of now."""
         wanted = [self.view.feature_names.index(name) for name in names]
-        if self._program is not None:
+        if self.program is not None:
             return self._windows(data, wanted, now_us)
         return self._rows(data, wanted, now_us)
 
     def _windows(
         self, data: Sequence[bytes | None], wanted: Sequence[int], now_us: int
     ) -> ViewValues:
-        assert self._program is not None  # noqa: S101 (narrows the type for mypy)
+        assert self.program is not None  # noqa: S101 (narrows the type for mypy)
         sections = [split_sections(value) for value in data]
-        found = self._program.read(sections, now_us)
+        found = self.program.read(sections, now_us)
         values = [found[i] for i in wanted]
         statuses = [[NULL_VALUE if v is None else PRESENT for v in column] for column in values]
         # A section's third word is the newest event time that its partition had shown.

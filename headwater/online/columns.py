@@ -1,0 +1,311 @@
+"""Features of many entities as columns, straight from packed rows and window sections. Pure.
+
+What `headwater.online.values` does value by value for Feast's plugin, this does by whole arrays for
+the service; both give the same values, statuses and times.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater import kernels, read_kernels
+from headwater.catalog import AggregationPlan, FieldPlan, ViewPlan, column_kind
+from headwater.codec import HAS_CREATED, HAS_OFFSET, WINDOW_HEADER, RowCodec, StaleSchemaError
+from headwater.online.values import ViewReader
+from headwater.windows import WindowProgram
+
+Int64 = NDArray[np.int64]
+UInt8 = NDArray[np.uint8]
+#: Codes of a status, and Feast's names for them.
+PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_MAX_AGE = range(4)
+STATUS_NAMES = ("PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE")
+_CELLS = {"INT32": "<i4", "INT64": "<i8", "BOOL": "?", "UNIX_TIMESTAMP": "<i8", "FLOAT": "<f4",
+          "DOUBLE": "<f8"}  # fmt: skip
+_TIME = struct.Struct("<q")
+
+
+class Block(NamedTuple):
+    """Features of one kind together: their positions, and their numbers [features, n].
+
+    Floats hold NaN for null; integers hold no null.
+    """
+
+    at: tuple[int, ...]
+    numbers: NDArray[Any]
+
+
+class ViewColumns:
+    """Some features of n entities of one view.
+
+    Each feature is in a block or, where it has other values or integers with nulls, a list [n] in
+    `lists`. status: None where all are PRESENT, else codes [features, n]. event_us: [n], 0 where
+    there is no row. nulls: how many numbers in blocks are NaN because they are null.
+    """
+
+    __slots__ = ("blocks", "event_us", "lists", "nulls", "status")
+
+    def __init__(
+        self, blocks: Sequence[Block], lists: dict[int, list[Any]], status: UInt8 | None,
+        event_us: Sequence[int] | Int64, nulls: int = 0,
+    ) -> None:  # fmt: skip
+        self.blocks, self.lists, self.nulls = blocks, lists, nulls
+        self.status, self.event_us = status, event_us
+
+    def plain(self, at: int) -> list[Any]:
+        """One feature as a list of plain values, None for null."""
+        if at in self.lists:
+            return self.lists[at]
+        block = next(block for block in self.blocks if at in block.at)
+        values: list[Any] = block.numbers[block.at.index(at)].tolist()
+        if self.status is not None:
+            codes = self.status[at].tolist()
+            values = [None if code else v for v, code in zip(values, codes, strict=True)]
+        return values
+
+    def statuses(self, at: int) -> list[str]:
+        if self.status is None:
+            return [STATUS_NAMES[PRESENT]] * len(self.event_us)
+        return [STATUS_NAMES[code] for code in self.status[at].tolist()]
+
+
+class _Kinds:
+    """Which features are floats, integers and booleans; how words become columns.
+
+    Words come in the order of `order`: the floats, the integers, the booleans.
+    """
+
+    def __init__(self, types: Sequence[str], never_null: Sequence[int] = ()) -> None:
+        kinds = ["bool" if t == "BOOL" else column_kind(t) for t in types]
+        self.floats = tuple(i for i, kind in enumerate(kinds) if kind == "float")
+        self._ints = tuple(i for i, kind in enumerate(kinds) if kind == "int")
+        self._bools = tuple(i for i, kind in enumerate(kinds) if kind == "bool")
+        self.order = (*self.floats, *self._ints, *self._bools)
+        self._may_be_null = [i for i in self._ints if i not in never_null]
+
+    def columns(
+        self, words: Int64, status: UInt8 | None, event_us: Int64, nulls: int = 0
+    ) -> ViewColumns:
+        """Words [features, n] (floats by their bits, NaN for null) as columns."""
+        n, blocks, lists = len(self.floats), [], {}
+        if n:
+            blocks.append(Block(self.floats, words[:n].view(np.float64)))
+        whole = self._ints
+        if status is not None and self._may_be_null:
+            holed = [i for i in self._may_be_null if status[i].any()]
+            for i in holed:
+                lists[i] = _with_nulls(words[self.order.index(i)].tolist(), status[i])
+            whole = tuple(i for i in self._ints if i not in holed)
+        if whole == self._ints and whole:
+            blocks.append(Block(whole, words[n : n + len(whole)]))
+        elif whole:
+            blocks.append(Block(whole, words[[self.order.index(i) for i in whole]]))
+        for i in self._bools:
+            plain = words[self.order.index(i)].astype(np.bool_).tolist()
+            lists[i] = plain if status is None else _with_nulls(plain, status[i])
+        return ViewColumns(blocks, lists, status, event_us, nulls)
+
+
+def _with_nulls(values: list[Any], status: UInt8) -> list[Any]:
+    return [None if code else v for v, code in zip(values, status.tolist(), strict=True)]
+
+
+class RowColumns:
+    """Reads some features of a view's packed rows."""
+
+    def __init__(self, view: ViewPlan, names: Sequence[str]) -> None:
+        self._codec = RowCodec.of(view)
+        self._ttl_us = view.ttl_us
+        self._wanted = [view.feature_names.index(name) for name in names]
+        types = [field.type for field in view.features]
+        self._kinds = _Kinds([types[i] for i in self._wanted])
+        self._cells: Int64 | None = None
+        self._layouts: dict[bytes, np.dtype[Any]] = {}
+        if types and all(kind in _CELLS for kind in types):
+            self._cells = _cell_table(types, [(self._wanted[i], i) for i in self._kinds.order])
+            self._layouts = _layouts(view.schema_fingerprint, types)
+        # Where all cells are of one float type, their bytes are the answer's numbers.
+        self._block = len(set(types)) == 1 and types[0] in {"DOUBLE", "FLOAT"}
+        in_order = self._wanted == list(range(len(types)))
+        self._rows = slice(None) if in_order else np.array(self._wanted, np.int64)
+        self._direct = self._block and types[0] == "DOUBLE" and in_order
+        self._bits = (len(types) + 7) // 8
+
+    def read(self, data: Sequence[bytes | None], now_us: int) -> ViewColumns:
+        """The features of each packed row, as of now."""
+        first = data[0] if data else None
+        layout = self._layouts.get(first[:4]) if first else None
+        if layout is not None and first is not None:
+            if len(data) == 1 and self._direct:
+                found = self._one(first, layout.itemsize, now_us)
+            else:
+                found = self._uniform(data, first[:4], layout, now_us)
+            if found is not None:
+                return found
+        if self._cells is not None:
+            return self._mixed(data, self._cells, now_us)
+        return self._one_by_one(data, now_us)
+
+    def _one(self, row: bytes, size: int, now_us: int) -> ViewColumns | None:
+        event_us = _TIME.unpack_from(row, 4)[0]
+        if len(row) != size or (self._ttl_us and event_us < now_us - self._ttl_us):
+            return None
+        n = len(self._wanted)
+        cells = np.frombuffer(row[size - 8 * n :], np.float64).reshape(n, 1)
+        return ViewColumns((Block(self._kinds.floats, cells),), {}, None, (event_us,))
+
+    def _uniform(
+        self, data: Sequence[bytes | None], head: bytes, layout: np.dtype[Any], now_us: int
+    ) -> ViewColumns | None:
+        """Rows of one layout without a null, none missing or expired; None where they are not.
+
+        The head tells a row's length, so that a head at each multiple of the first row's length
+        proves that the rows are cut rightly.
+        """
+        try:
+            joined = b"".join(data)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+        if len(joined) != len(data) * layout.itemsize:
+            return None
+        rows = np.frombuffer(joined, layout)
+        if (rows["head"] != int.from_bytes(head, "little")).any():
+            return None
+        event_us = rows["event"]
+        if self._ttl_us and int(event_us.min()) < now_us - self._ttl_us:
+            return None
+        if self._block:
+            cells = rows["block"].T[self._rows].astype(np.float64, "C")
+            return ViewColumns((Block(self._kinds.floats, cells),), {}, None, event_us)
+        words = np.empty((len(self._wanted), len(data)), np.int64)
+        floats = words.view(np.float64)
+        for row, at in enumerate(self._kinds.order):
+            into = floats if row < len(self._kinds.floats) else words
+            into[row] = rows[f"c{self._wanted[at]}"]
+        return self._kinds.columns(words, None, event_us)
+
+    def _mixed(self, data: Sequence[bytes | None], cells: Int64, now_us: int) -> ViewColumns:
+        """Rows of fixed cells with some null, missing, expired or of another layout."""
+        n = len(data)
+        sizes = np.array([len(row) if row else 0 for row in data], np.int64)
+        joined = np.frombuffer(b"".join([row for row in data if row]), np.uint8)
+        words = np.zeros((len(self._wanted), n), np.int64)
+        status = np.zeros((len(self._wanted), n), np.uint8)
+        event_us = np.zeros(n, np.int64)
+        oldest = now_us - self._ttl_us if self._ttl_us else kernels.I64_MIN
+        fingerprint = int.from_bytes(self._codec.fingerprint, "little")
+        nulls, float_nulls = read_kernels.read_rows(
+            joined, sizes, fingerprint, self._bits, cells, oldest, words, status, event_us
+        )
+        return self._kinds.columns(words, status if nulls else None, event_us, float_nulls)
+
+    def _one_by_one(self, data: Sequence[bytes | None], now_us: int) -> ViewColumns:
+        """Rows that hold texts, lists or maps."""
+        n = len(data)
+        lists: dict[int, list[Any]] = {at: [] for at in range(len(self._wanted))}
+        status = np.zeros((len(self._wanted), n), np.uint8)
+        event_us = np.zeros(n, np.int64)
+        oldest = now_us - self._ttl_us if self._ttl_us else kernels.I64_MIN
+        for row, packed in enumerate(data):
+            try:
+                found = self._codec.unpack(packed) if packed else None
+            except (StaleSchemaError, struct.error, ValueError):
+                # Another version of the schema wrote it: absent is true, a misread value is not.
+                found = None
+            event_us[row] = found.event_us if found else 0
+            if found is None or found.event_us < oldest:
+                status[:, row] = NOT_FOUND if found is None else OUTSIDE_MAX_AGE
+                for column in lists.values():
+                    column.append(None)
+                continue
+            for at, i in enumerate(self._wanted):
+                value = found.values[i]
+                lists[at].append(value)
+                if value is None:
+                    status[at, row] = NULL_VALUE
+        return ViewColumns((), lists, status if status.any() else None, event_us)
+
+
+class WindowColumns:
+    """Reads some features of a windowed view's sections."""
+
+    def __init__(self, reader: ViewReader, names: Sequence[str]) -> None:
+        view = reader.view
+        self._reader, self._names = reader, names
+        self._program = WindowProgram.of(view)
+        wanted = [view.feature_names.index(name) for name in names]
+        counts = [at for at, i in enumerate(wanted) if view.aggregations[i].function == "count"]
+        self._kinds = _Kinds([view.aggregations[i].output_type for i in wanted], counts)
+        if self._program.reads_whole:
+            self._table = self._program.result_table([(wanted[i], i) for i in self._kinds.order])
+
+    def read(self, data: Sequence[bytes | None], now_us: int) -> ViewColumns:
+        """The features of each entity, windows up to now."""
+        if not self._program.reads_whole:
+            return self._one_by_one(data, now_us)
+        words, status, newest, nulls = self._program.read_columns(data, self._table, now_us)
+        return self._kinds.columns(words, status, newest, nulls)
+
+    def _one_by_one(self, data: Sequence[bytes | None], now_us: int) -> ViewColumns:
+        """Windows that hold sketches: merged by Python."""
+        found = self._reader.values(data, self._names, now_us)
+        status = np.array(
+            [[v is None for v in column] for column in found.values], np.uint8
+        ).reshape(len(self._names), len(data))
+        lists = dict(enumerate(found.values))
+        return ViewColumns((), lists, status if status.any() else None, found.event_us)
+
+
+def _layouts(fingerprint: bytes, types: Sequence[str]) -> dict[bytes, np.dtype[Any]]:
+    """Rows of fixed cells without a null, by their first four bytes."""
+    made = {}
+    alike = len(set(types)) == 1
+    for flags, more in ((0, 0), (HAS_CREATED, 8), (HAS_OFFSET, 12), (HAS_CREATED | HAS_OFFSET, 20)):
+        names, offsets = ["head", "event"], [0, 4]
+        formats: list[Any] = ["<u4", "<i8"]
+        at = 12 + more
+        if alike:
+            block = (_CELLS[types[0]], (len(types),))
+            names, formats, offsets = [*names, "block"], [*formats, block], [*offsets, at]
+        for i, kind in enumerate(types):
+            cell = np.dtype(_CELLS[kind])
+            names, formats = [*names, f"c{i}"], [*formats, cell]
+            offsets = [*offsets, at]
+            at += cell.itemsize
+        fields: Any = {"names": names, "formats": formats, "offsets": offsets, "itemsize": at}
+        made[bytes((flags,)) + fingerprint] = np.dtype(fields)
+    return made
+
+
+def _cell_table(types: Sequence[str], wanted: Sequence[tuple[int, int]]) -> Int64:
+    """For `read_kernels.read_rows`: where each wanted (cell, row of its status) is."""
+    sizes = [np.dtype(_CELLS[kind]).itemsize for kind in types]
+    starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+    rows = [
+        (starts[i], sizes[i], int(column_kind(types[i]) == "float"), i, starts[-1], status_row)
+        for i, status_row in wanted
+    ]
+    return np.array(rows, np.int64).reshape(-1, 6)
+
+
+def columns_of(reader: ViewReader, names: Sequence[str]) -> RowColumns | WindowColumns:
+    """The columnar reader of some features of a view."""
+    if reader.view.kind == "window":
+        return WindowColumns(reader, names)
+    return RowColumns(reader.view, names)
+
+
+def warm() -> None:
+    """Load the compiled loops, so that the first requests do not wait for them."""
+    view = ViewPlan("", "row", (), (FieldPlan("x", "DOUBLE"),))
+    row = RowCodec.of(view).pack(1, None, -1, -1, [None])
+    found = RowColumns(view, ["x"]).read([row, None], 1)
+    read_kernels.count_statuses(found.status, np.zeros((1, len(STATUS_NAMES)), np.int64))
+    read_kernels.count_ages(np.zeros(1, np.int64), 1, np.ones(1), np.zeros(2, np.int64))
+    count = AggregationPlan("n", "", "count", None, 1)
+    windowed = ViewPlan("", "window", (), (FieldPlan("n", "INT64"),), aggregations=(count,))
+    columns_of(ViewReader("", windowed), ["n"]).read([None, WINDOW_HEADER], 1)

@@ -1,0 +1,113 @@
+"""Who may do what: API keys with scopes, kept as hashes. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from headwater.errors import SettingError
+from headwater.settings import Settings
+
+SCOPES = ("read", "write", "admin")
+#: What a route needs; what is not named needs "read", and what is None needs nothing.
+ROUTES: dict[str, str | None] = {
+    "/health": None,
+    "/ready": None,
+    "/push": "write",
+    "/write-to-online-store": "write",
+    "/materialize": "admin",
+    "/materialize-incremental": "admin",
+}
+_ENTRY = re.compile(r"([\w.-]+):((?:read|write|admin)(?:\+(?:read|write|admin))*):([0-9a-f]{64})")
+
+
+class Key(NamedTuple):
+    name: str
+    scopes: frozenset[str]
+    digest: bytes
+
+
+class Refusal(NamedTuple):
+    """401 without a known key, 403 where the key lacks the scope."""
+
+    status: int
+    detail: str
+
+
+class Access:
+    """Checks keys. Without any, everybody may do everything."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self._keys = tuple(keys)
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    @classmethod
+    def parse(cls, text: str) -> Access:
+        """From `NAME:SCOPE+SCOPE:SHA256`, commas between. Raises SettingError."""
+        keys: list[Key] = []
+        for entry in filter(None, (part.strip() for part in text.split(","))):
+            found = _ENTRY.fullmatch(entry)
+            if found is None:
+                # The entry is not repeated: it may hold a key that somebody forgot to hash.
+                raise SettingError(
+                    "HEADWATER_API_KEYS", "...",
+                    f"NAME:SCOPES:SHA256 in entry {len(keys) + 1}, scopes of {', '.join(SCOPES)} "
+                    "with + between, the key's SHA-256 in 64 hex digits",
+                )  # fmt: skip
+            scopes = frozenset(found[2].split("+"))
+            keys.append(Key(found[1], scopes, bytes.fromhex(found[3])))
+        return cls(keys)
+
+    def refuse(self, headers: Iterable[tuple[bytes, bytes]], scope: str) -> Refusal | None:
+        """Why a request may not; None where it may. Takes as long for every wrong key."""
+        if not self._keys:
+            return None
+        presented = _presented(headers)
+        if presented is None:
+            return Refusal(401, "this needs an API key: send Authorization: Bearer KEY")
+        digest = hashlib.sha256(presented).digest()
+        known = None
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, digest):
+                known = key
+        if known is None:
+            return Refusal(401, "the API key is not known")
+        if scope not in known.scopes:
+            return Refusal(403, f"the key {known.name!r} lacks the scope {scope!r}")
+        return None
+
+
+def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return value[7:].strip()
+        if name == b"x-api-key":
+            return value.strip()
+    return None
+
+
+def check_exposure(settings: Settings, access: Access) -> None:
+    """Raises SettingError where strangers could reach a service that asks nobody for a key."""
+    if not _is_loopback(settings.host) and not access and settings.open_access != "yes":
+        raise SettingError(
+            "HEADWATER_HOST", settings.host,
+            "an address of this machine alone, or HEADWATER_API_KEYS, or HEADWATER_OPEN_ACCESS=yes "
+            "where something in front lets in only who may",
+        )  # fmt: skip
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise SettingError(
+            "HEADWATER_TLS_CERT", settings.tls_cert, "HEADWATER_TLS_KEY beside it, or neither"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

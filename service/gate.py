@@ -1,0 +1,64 @@
+"""What every request passes first: who asks, how many at once, and how long it took."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.access import ROUTES, Access
+from service.metrics import Metrics
+from service.replies import Reply, failed
+
+
+class Gate:
+    """ASGI middleware; the short way of `service.protocol` asks `refuse` and counts by itself."""
+
+    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, limit: int) -> None:
+        self._app, self._access, self._metrics, self._limit = app, access, metrics, limit
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        path = scope["path"]
+        refused = refuse(self._access, path, scope["headers"])
+        if refused is None and self._under_way >= self._limit and ROUTES.get(path, "") is not None:
+            refused = failed(f"{self._under_way} requests are under way", 503, 1)
+        self._under_way += 1
+        try:
+            if refused is not None:
+                await _send(watched, refused)
+            else:
+                await self._app(scope, receive, watched)
+        finally:
+            self._under_way -= 1
+            route = getattr(scope.get("route"), "path", "unknown")
+            self._metrics.seconds.labels(route, scope["method"], f"{status // 100}xx").observe(
+                time.perf_counter() - start
+            )
+
+
+def refuse(access: Access, path: str, headers: Any) -> Reply | None:
+    """The answer to a request that may not; None where it may."""
+    scope = ROUTES.get(path, "read")
+    if scope is None or not access:
+        return None
+    refusal = access.refuse(headers, scope)
+    return None if refusal is None else failed(refusal.detail, refusal.status)
+
+
+async def _send(send: Send, reply: Reply) -> None:
+    headers = [(b"content-type", b"application/json"), *reply.headers()]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

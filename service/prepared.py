@@ -1,0 +1,185 @@
+"""A plan made ready: how to write its keys, read its columns and cut its answer. Pure but for time.
+
+One is kept for each set of features that is asked for, so that a request only does what differs
+from the last one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import orjson
+
+from headwater.codec import entity_texts
+from headwater.online.columns import ViewColumns, columns_of
+from service import answer
+from service.answer import Pieces, Run
+from service.metrics import Metrics, Tally
+from service.on_demand import compute
+from service.requests import FeaturePlan, check_columns
+from service.single import SingleEntity
+
+#: Keys in one MGET, which holds Redis up while it runs.
+MGET_KEYS = 1000
+
+
+class Prepared:
+    """Answers requests for one set of features."""
+
+    def __init__(self, plan: FeaturePlan, metrics: Metrics, max_entities: int) -> None:
+        self.plan, self._limit = plan, max_entities
+        self._readers = [columns_of(read.reader, read.features) for read in plan.reads]
+        self._kinds = [_kinds(read) for read in plan.reads]
+        self._any_time = ["UNIX_TIMESTAMP" in kinds for kinds in self._kinds]
+        self._runs = _runs(plan)
+        self._heads = [[_head(r.reader.prefix, size) for size in range(64)] for r in plan.reads]
+        self._tallies = [
+            Tally(metrics, read.reader.view.name, read.features) for read in plan.reads
+        ]
+        self._float_keys = {n for n, kind in plan.key_types.items() if kind in {"FLOAT", "DOUBLE"}}
+        self._metrics = metrics
+        self._single = (
+            SingleEntity(plan, self._runs, self._tallies) if SingleEntity.fits(plan) else None
+        )
+        self._one_key = plan.reads[0].columns if len({r.columns for r in plan.reads}) == 1 else ()
+        self._templates: dict[int, bytes] = {}
+        self._names: dict[tuple[str, ...], bytes] = {}
+        self._feature_names = [output.name for output in plan.outputs]
+
+    def check(self, entities: Any) -> int:
+        """The number of entities. Raises BadRequestError saying what is wrong with them."""
+        return check_columns(self.plan, entities, self._limit)
+
+    def commands(self, entities: Mapping[str, Sequence[Any]], n: int) -> list[bytes]:
+        """The MGETs, as Redis reads them, of the first read's keys, then of the next one's."""
+        if n == 1 and self._one_key:
+            return [self._one_command(entities)]
+        made: dict[tuple[str, ...], list[bytes]] = {}
+        keys: list[bytes] = []
+        for read, heads in zip(self.plan.reads, self._heads, strict=True):
+            texts = made.get(read.columns)
+            if texts is None:
+                texts = entity_texts([self._key(name, entities[name]) for name in read.columns], n)
+                made[read.columns] = texts
+            try:
+                keys += [heads[len(text)] + text for text in texts]
+            except IndexError:
+                prefix = read.reader.prefix
+                keys += [_head(prefix, len(text)) + text for text in texts]
+        return [
+            b"*%d\r\n$4\r\nMGET%b\r\n" % (len(part) + 1, b"".join(part))
+            for part in (keys[at : at + MGET_KEYS] for at in range(0, len(keys), MGET_KEYS))
+        ]
+
+    def _one_command(self, entities: Mapping[str, Sequence[Any]]) -> bytes:
+        """The MGET of one entity whose key all views share."""
+        columns = [self._key(name, entities[name]) for name in self._one_key]
+        (text,) = entity_texts(columns, 1)
+        template = self._templates.get(len(text))
+        if template is None:
+            reads = self.plan.reads
+            heads = [_head(read.reader.prefix, len(text)) + b"%b" for read in reads]
+            template = b"*%d\r\n$4\r\nMGET%b\r\n" % (len(reads) + 1, b"".join(heads))
+            if len(self._templates) < 256:
+                self._templates[len(text)] = template
+        return template % ((text,) * len(self.plan.reads))
+
+    def _key(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
+        # JSON writes a whole number without its point; the key's text is a float's.
+        return [float(v) for v in values] if name in self._float_keys else values
+
+    def columns(self, data: Sequence[bytes | None], n: int, now_us: int) -> list[ViewColumns]:
+        """The columns of each read from the values of `keys`."""
+        if len(self._readers) == 1:
+            return [self._readers[0].read(data, now_us)]
+        return [
+            reader.read(data[i * n : (i + 1) * n], now_us) for i, reader in enumerate(self._readers)
+        ]
+
+    def answer(
+        self, entities: Mapping[str, Sequence[Any]], data: Sequence[bytes | None], n: int
+    ) -> bytes:
+        """The body of the answer, counted in the metrics. Raises BadRequestError (on demand)."""
+        now_us = time.time_ns() // 1000
+        echoed = [v for k, v in entities.items() if k not in self.plan.request_types]
+        parts = answer.head(self._names_of(entities), [*map(orjson.dumps, echoed)], n)
+        columns = self._single.columns(data, now_us) if n == 1 and self._single else None
+        parts += columns or self._columns(entities, data, n, now_us)
+        self._metrics.entities.observe(n)
+        return answer.close(parts)
+
+    def _columns(
+        self,
+        request: Mapping[str, Sequence[Any]],
+        data: Sequence[bytes | None],
+        n: int,
+        now_us: int,
+    ) -> list[bytes]:
+        """The answer's feature columns, with a comma behind each."""
+        found = self.columns(data, n, now_us)
+        pieces = [
+            answer.pieces(columns, kinds, any_time)
+            for columns, kinds, any_time in zip(found, self._kinds, self._any_time, strict=True)
+        ]
+        if self.plan.on_demand:
+            pieces += self._computed(found, request, n, now_us)
+        for tally, columns in zip(self._tallies, found, strict=True):
+            tally.count(columns, n, now_us)
+        parts: list[bytes] = []
+        for source, at in self._runs:
+            pieces[source].write(at, parts)
+        return parts
+
+    def _computed(
+        self, found: Sequence[ViewColumns], entities: Mapping[str, Sequence[Any]], n: int, now: int
+    ) -> list[Pieces]:
+        made = []
+        for view in self.plan.on_demand:
+            columns = compute(view, self.plan, found, entities, n)
+            kinds = {field.name: field.type for field in view.features}
+            made.append(answer.computed(columns, kinds, now))
+        return made
+
+    def _names_of(self, entities: Mapping[str, Any]) -> bytes:
+        key = tuple(entities)
+        names = self._names.get(key)
+        if names is None:
+            echoed = [name for name in key if name not in self.plan.request_types]
+            names = orjson.dumps([*echoed, *self._feature_names])
+            if len(self._names) < 64:
+                self._names[key] = names
+        return names
+
+
+def _head(prefix: bytes, length: int) -> bytes:
+    """What stands before the hash tag of a key in a command: its length, the view's prefix."""
+    return b"\r\n$%d\r\n%b" % (len(prefix) + length, prefix)
+
+
+def _kinds(read: Any) -> list[str]:
+    types = {field.name: field.type for field in read.reader.view.features}
+    return [types[name] for name in read.features]
+
+
+def _runs(plan: FeaturePlan) -> list[Run]:
+    """The answer's features as runs from one source."""
+    places = []
+    for output in plan.outputs:
+        if output.on_demand >= 0:
+            names = plan.on_demand[output.on_demand].feature_names
+            places.append((len(plan.reads) + output.on_demand, names.index(output.feature)))
+        else:
+            places.append((output.read, output.at))
+    cuts = [0, *(i for i, (a, b) in enumerate(pairwise(places), 1) if a[0] != b[0]), len(places)]
+    runs = []
+    for start, end in pairwise(cuts):
+        source = places[start][0]
+        at = tuple(place[1] for place in places[start:end])
+        if source < len(plan.reads) and at == tuple(range(len(plan.reads[source].features))):
+            runs.append(Run(source, None))
+        else:
+            runs.append(Run(source, at))
+    return runs

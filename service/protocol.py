@@ -1,0 +1,198 @@
+"""uvicorn's HTTP/1.1, with a short way for `POST /get-online-features` from socket to answer.
+
+Every other request goes on to the application unchanged. An ASGI cycle costs a task, an event and
+several messages for each request; the short way costs a callback (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.replies import Reply
+from service.vectors import Vectors
+
+PATH = b"/get-online-features"
+DEADLINE = b"x-request-deadline-ms"
+
+
+class _Exchange:
+    """One request on the short way: what uvicorn's protocol asks of a cycle, and no more."""
+
+    __slots__ = ("body", "disconnected", "keep_alive", "more_body", "response_complete")
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.body = b""
+        self.keep_alive = keep_alive
+        self.more_body, self.response_complete, self.disconnected = True, False, False
+
+    @property
+    def message_event(self) -> _Exchange:
+        return self
+
+    def set(self) -> None:
+        """Nobody waits for a message: the whole body comes first."""
+
+
+class FastProtocol(HttpToolsProtocol):
+    """Bound to the running service by `bound_to`."""
+
+    head: tuple[Any, bytes] = (None, b"")
+    idle_since = 0.0
+    vectors: Vectors
+    max_body_bytes: int
+    refuse: Callable[[list[tuple[bytes, bytes]]], Reply | None]
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_headers_complete(self) -> None:
+        cycle = self.cycle
+        if (
+            self.url == PATH
+            and not self.expect_100_continue
+            and (cycle is None or cycle.response_complete)
+            and self.parser.get_method() == b"POST"
+            and not self.parser.should_upgrade()
+        ):
+            keep_alive = self.parser.should_keep_alive()
+            exchange = self.cycle = _Exchange(keep_alive)  # type: ignore[assignment]
+            refused = self.refuse(self.headers)
+            if refused is not None:
+                exchange.keep_alive = False  # its body is not worth reading
+                self._respond(exchange, refused)
+            return
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        cycle: Any = self.cycle
+        if type(cycle) is not _Exchange:
+            super().on_body(body)
+            return
+        if cycle.response_complete:
+            return
+        cycle.body = cycle.body + body if cycle.body else body
+        if len(cycle.body) > self.max_body_bytes:
+            cycle.keep_alive = False
+            text = b'{"detail":"the body is larger than %d bytes"}' % self.max_body_bytes
+            self._respond(cycle, Reply(413, text))
+
+    def on_message_complete(self) -> None:
+        cycle: Any = self.cycle
+        if type(cycle) is not _Exchange:
+            super().on_message_complete()
+            return
+        if cycle.response_complete:
+            return
+        cycle.more_body = False
+        self.vectors.handle(
+            cycle.body, deadline_of(self.headers, self.loop), lambda r: self._respond(cycle, r)
+        )
+
+    def _respond(self, cycle: _Exchange, reply: Reply) -> None:
+        if cycle.response_complete or cycle.disconnected or self.transport.is_closing():
+            cycle.response_complete = True
+            return
+        status, body, _ = reply
+        if status == 200 and cycle.keep_alive:
+            head = self._usual_head()
+        else:
+            more = b"".join(b"%b: %b\r\n" % pair for pair in reply.headers()[1:])
+            more += b"" if cycle.keep_alive else b"connection: close\r\n"
+            head = _head(status, self.server_state.default_headers) + more
+        self.transport.write(b"%b%b%d\r\n\r\n%b" % (head, _TYPE_AND_LENGTH, len(body), body))
+        cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _usual_head(self) -> bytes:
+        # uvicorn makes a new list, with a new date, every second.
+        headers = self.server_state.default_headers
+        known = FastProtocol.head
+        if known[0] is not headers:
+            known = FastProtocol.head = (headers, _head(200, headers))
+        return known[1]
+
+    # Closing idle connections: one timer that looks when it is due, where uvicorn's makes and
+    # cancels one for each request.
+
+    def _unset_keepalive_if_required(self) -> None:
+        """The timer stays: it looks for itself."""
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self.idle_since = self.loop.time()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        elif self.timeout_keep_alive_task is None:
+            self._look_later(self.timeout_keep_alive)
+
+    def _look_later(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self.transport.is_closing():
+            return
+        left = self.idle_since + self.timeout_keep_alive - self.loop.time()
+        if not self.cycle.response_complete:
+            self._look_later(self.timeout_keep_alive)
+        elif left > 0:
+            self._look_later(left)
+        else:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+
+
+_TYPE_AND_LENGTH = b"content-type: application/json\r\ncontent-length: "
+
+
+def _head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+    return STATUS_LINE[status] + b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+def deadline_of(
+    headers: list[tuple[bytes, bytes]], loop: asyncio.AbstractEventLoop
+) -> float | None:
+    """The loop's time by which the caller wants its answer; None where it does not say."""
+    for name, value in headers:
+        if name == DEADLINE:
+            try:
+                return loop.time() + max(0.0, float(value)) / 1000
+            except ValueError:
+                return None
+    return None
+
+
+def bound_to(
+    vectors: Vectors,
+    max_body_bytes: int,
+    refuse: Callable[[list[tuple[bytes, bytes]]], Reply | None],
+) -> type[FastProtocol]:
+    """The protocol class of one service; `refuse` sees the headers before the body is read."""
+    return type(
+        "FastProtocol",
+        (FastProtocol,),
+        {"vectors": vectors, "max_body_bytes": max_body_bytes, "refuse": staticmethod(refuse)},
+    )

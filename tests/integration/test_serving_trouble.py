@@ -1,0 +1,335 @@
+"""The service while something behind it, or in front of it, misbehaves. Its Redis is its own."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from headwater.errors import SettingError
+from headwater.local import LocalRedis
+from headwater.settings import Settings
+from service.access import Access, check_exposure
+from tests.serving import project
+from tests.serving.server import Answer, Running, call, serve, until
+
+LIMIT = 0.5
+ASKED = {"features": ["doubles:d0"], "entities": {"user_id": [1]}}
+
+
+@pytest.fixture(scope="module")
+def own_redis() -> Iterator[LocalRedis]:
+    server = LocalRedis(append_only=True)
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory, own_redis: LocalRedis) -> Path:
+    made = project.write(tmp_path_factory.mktemp("trouble") / "repo", project.ours(own_redis.url))
+    project.apply(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def running(repo: Path, own_redis: LocalRedis) -> Iterator[Running]:
+    with serve(
+        repo,
+        own_redis.url,
+        HEADWATER_REDIS_TIMEOUT_SECONDS=str(LIMIT),
+        HEADWATER_MAX_CONCURRENT_REQUESTS="8",
+        HEADWATER_MAX_BODY_BYTES="100000",
+        HEADWATER_MAX_ENTITIES="100",
+    ) as server:
+        write(server)
+        yield server
+
+
+def write(server: Running) -> None:
+    frame = project.frames()["doubles"]
+    body = {"feature_view_name": "doubles", "df": frame}
+    assert server.post("/write-to-online-store", body).status == 200
+
+
+def ask(server: Running, headers: dict[str, str] | None = None) -> Answer:
+    return server.post("/get-online-features", ASKED, headers)
+
+
+def answers(server: Running) -> bool:
+    return ask(server).status == 200
+
+
+def is_unavailable(answer: Answer) -> bool:
+    return (
+        answer.status == 503
+        and answer.headers["Retry-After"] == "1"
+        and "Redis" in answer.json["detail"]
+    )
+
+
+def test_a_killed_redis_is_a_503_at_once_and_its_return_is_found(
+    running: Running, own_redis: LocalRedis
+) -> None:
+    assert answers(running)
+    assert running.get("/ready").status == 200
+    own_redis.kill()
+    start = time.monotonic()
+    assert is_unavailable(ask(running))
+    assert time.monotonic() - start < LIMIT * 2
+    assert running.get("/ready").status == 503
+    assert running.get("/health").status == 200
+    push = {"push_source_name": "numbers_push", "df": project.frames()["numbers"]}
+    assert running.post("/push", push).status == 503
+    own_redis.start()
+    until(lambda: answers(running), 5)
+    assert running.get("/ready").status == 200
+
+
+def test_a_frozen_redis_is_a_503_within_the_limit(running: Running, own_redis: LocalRedis) -> None:
+    with redis.Redis.from_url(own_redis.url) as client:
+        pid = client.info("server")["process_id"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            start = time.monotonic()
+            assert is_unavailable(ask(running))
+            assert time.monotonic() - start < LIMIT * 3
+        assert running.get("/ready").status == 503
+        assert running.get("/health").status == 200
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: answers(running), 5)
+
+
+def test_a_redis_that_comes_back_empty_is_not_ready_until_it_is_loaded(
+    running: Running, own_redis: LocalRedis
+) -> None:
+    assert running.get("/ready").status == 200
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.flushall()
+    lost = running.get("/ready")
+    assert lost.status == 503
+    assert "lost" in lost.json["detail"]
+    assert ask(running).columns()["d0"]["statuses"] == ["NOT_FOUND"]
+    write(running)
+    assert running.get("/ready").status == 200
+    assert ask(running).columns()["d0"]["statuses"] == ["PRESENT"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "bad", "good", "word"),
+    [
+        ("maxmemory", "1", "0", "OOM"),
+        ("min-replicas-to-write", "3", "0", "NOREPLICAS"),
+    ],
+)
+def test_a_redis_that_takes_no_writes_still_serves_and_is_not_ready(
+    running: Running, own_redis: LocalRedis, setting: str, bad: str, good: str, word: str
+) -> None:
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.config_set(setting, bad)
+        try:
+            assert answers(running)
+            assert word in running.get("/ready").json["detail"]
+            frame = project.frames()["doubles"]
+            body = {"feature_view_name": "doubles", "df": frame}
+            refused = running.post("/write-to-online-store", body)
+            assert refused.status == 503
+            assert refused.headers["Retry-After"] == "1"
+        finally:
+            client.config_set(setting, good)
+    until(lambda: running.get("/ready").status == 200, 5)
+    write(running)
+
+
+def test_a_read_only_replica_is_a_503_for_writes_that_says_so(
+    running: Running, own_redis: LocalRedis
+) -> None:
+    with contextlib.closing(LocalRedis()) as other, redis.Redis.from_url(own_redis.url) as client:
+        other.start()
+        host, port = other.url.split("//")[1].split("/")[0].split(":")
+        with redis.Redis.from_url(other.url) as primary:
+            primary.hset("headwater:serving:clocks", "online|doubles", 1)
+        client.replicaof(host, port)
+        try:
+            until(lambda: client.info("replication")["master_link_status"] == "up")
+            assert "READONLY" in running.get("/ready").json["detail"]
+            frame = project.frames()["doubles"]
+            body = {"feature_view_name": "doubles", "df": frame}
+            assert running.post("/write-to-online-store", body).status == 503
+        finally:
+            client.replicaof("NO", "ONE")
+    write(running)
+    assert running.get("/ready").status == 200
+
+
+def test_a_broken_connection_is_tried_once_more_on_a_fresh_one(
+    running: Running, own_redis: LocalRedis
+) -> None:
+    with redis.Redis.from_url(own_redis.url) as client:
+        for _ in range(20):
+            for connection in client.client_list():
+                if connection["name"] == "headwater-serve":
+                    client.client_kill(connection["addr"])
+            assert answers(running)
+
+
+def test_a_deadline_that_is_over_is_answered_without_redis(
+    running: Running, own_redis: LocalRedis
+) -> None:
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.execute_command("CLIENT", "PAUSE", 300, "ALL")
+        start = time.monotonic()
+        late = ask(running, {"X-Request-Deadline-Ms": "1"})
+        assert is_unavailable(late)
+        assert "time limit" in late.json["detail"]
+        assert time.monotonic() - start < 0.29
+    until(lambda: answers(running), 5)
+
+
+def test_more_requests_than_the_bound_are_told_to_come_back(
+    running: Running, own_redis: LocalRedis
+) -> None:
+    found: list[Answer] = []
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.execute_command("CLIENT", "PAUSE", 200, "ALL")
+        threads = [threading.Thread(target=lambda: found.append(ask(running))) for _ in range(24)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    refused = [a for a in found if a.status == 503]
+    assert len(refused) == 16
+    assert all("under way" in a.json["detail"] and a.headers["Retry-After"] for a in refused)
+    assert sum(a.status == 200 for a in found) == 8
+
+
+@pytest.mark.parametrize("path", ["/get-online-features", "/push", "/write-to-online-store"])
+def test_a_body_over_the_bound_is_refused(running: Running, path: str) -> None:
+    big = b'{"entities": {"user_id": [' + b"1," * 100_000 + b"1]}}"
+    assert running.post(path, big).status == 413
+    assert running.post(path, b"[1,").status == 400
+    assert running.post(path, b"[1]").status == 400
+
+
+def test_more_entities_than_the_bound_are_refused(running: Running) -> None:
+    answer = running.features(["doubles:d0"], {"user_id": list(range(101))})
+    assert answer.status == 413
+    assert "at most 100" in answer.json["detail"]
+
+
+def test_two_requests_in_one_packet_are_answered_in_their_order(running: Running) -> None:
+    def request(user: int) -> bytes:
+        body = json.dumps({"features": ["doubles:d0"], "entities": {"user_id": [user]}}).encode()
+        head = b"POST /get-online-features HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+        return head % len(body) + body
+
+    health = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    host, port = running.url.split("//")[1].split(":")
+    with socket.create_connection((host, int(port)), 10) as connection:
+        connection.sendall(request(1) + health + request(2) + request(3))
+        text = b""
+        while text.count(b"HTTP/1.1 200") < 4 or text.count(b'"user_id"') < 3:
+            text += connection.recv(65536)
+    found = [text.index(b'"values":[%d]' % user) for user in (1, 2, 3)]
+    assert found == sorted(found)
+
+
+def test_passwords_are_in_no_log(repo: Path, own_redis: LocalRedis) -> None:
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.config_set("requirepass", "hunter2")
+        try:
+            wrong = own_redis.url.replace("//", "//:swordfish@")
+            with serve(repo, wrong) as server:
+                assert is_unavailable(ask(server))
+                assert server.get("/ready").status == 503
+                log = server.log.read_text()
+                assert "Redis is away" in log
+                assert "swordfish" not in log
+            right = own_redis.url.replace("//", "//:hunter2@").replace("/0", "/3")
+            with serve(repo, right) as server:
+                assert ask(server).columns()["d0"]["statuses"] == ["NOT_FOUND"], "database 3"
+        finally:
+            client.config_set("requirepass", "")
+
+
+KEYS = {"reader": "read", "writer": "read+write", "boss": "read+write+admin"}
+
+
+def test_keys_open_what_their_scopes_say(repo: Path, own_redis: LocalRedis) -> None:
+    listed = ",".join(
+        f"{name}:{scopes}:{hashlib.sha256(name.encode()).hexdigest()}"
+        for name, scopes in KEYS.items()
+    )
+
+    def bearer(name: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {name}"}
+
+    frame = {"feature_view_name": "doubles", "df": project.frames()["doubles"]}
+    with serve(
+        repo,
+        own_redis.url,
+        HEADWATER_API_KEYS=listed,
+        HEADWATER_HOST="0.0.0.0",  # noqa: S104
+    ) as server:
+        assert ask(server).status == 401
+        assert ask(server).headers["WWW-Authenticate"] == "Bearer"
+        assert ask(server, bearer("nobody")).status == 401
+        assert ask(server, bearer("reader")).status == 200
+        assert ask(server, {"X-API-Key": "reader"}).status == 200
+        assert server.get("/health").status == 200
+        assert server.get("/ready").status == 200
+        assert server.get("/metrics").status == 401
+        assert server.get("/metrics", bearer("reader")).status == 200
+        assert server.post("/write-to-online-store", frame, bearer("reader")).status == 403
+        assert server.post("/write-to-online-store", frame, bearer("writer")).status == 200
+        assert server.post("/materialize", {}, bearer("writer")).status == 403
+        nothing = {"feature_views": []}
+        assert server.post("/materialize", nothing, bearer("boss")).status == 200
+        assert "reader" not in server.log.read_text()
+
+
+def test_nobody_listens_to_strangers_without_keys_or_a_word() -> None:
+    far = {"HEADWATER_HOST": "0.0.0.0"}  # noqa: S104
+    with pytest.raises(SettingError, match="HEADWATER_API_KEYS"):
+        check_exposure(Settings.from_env(far), Access(()))
+    check_exposure(Settings.from_env({**far, "HEADWATER_OPEN_ACCESS": "yes"}), Access(()))
+    check_exposure(Settings.from_env({"HEADWATER_HOST": "::1"}), Access(()))
+
+
+def test_a_key_that_is_not_hashed_is_refused_and_not_shown() -> None:
+    with pytest.raises(SettingError, match="entry 1") as refused:
+        Access.parse("model:read:my-plain-key")
+    assert "my-plain-key" not in str(refused.value)
+
+
+def test_tls(repo: Path, own_redis: LocalRedis, tmp_path: Path) -> None:
+    import ssl
+    import subprocess
+    import urllib.request
+
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert,
+         "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    files: dict[str, Any] = {"HEADWATER_TLS_CERT": str(cert), "HEADWATER_TLS_KEY": str(key)}
+    with serve(repo, own_redis.url, **files) as server:
+        context = ssl.create_default_context(cafile=str(cert))
+        request = urllib.request.Request(
+            server.url + "/get-online-features", json.dumps(ASKED).encode()
+        )
+        assert call(request, 10, context).status == 200

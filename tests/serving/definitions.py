@@ -1,0 +1,133 @@
+"""Copied as `features.py` into the Feast repositories of the tests; not imported by them."""
+
+from datetime import timedelta
+
+import pandas as pd
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureView,
+    Field,
+    FileSource,
+    PushSource,
+    RequestSource,
+    ValueType,
+)
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import (
+    Array,
+    Bool,
+    Bytes,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    Map,
+    String,
+    UnixTimestamp,
+)
+
+user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+session = Entity(name="session", join_keys=["session_id"], value_type=ValueType.STRING)
+
+
+def source(name: str) -> FileSource:
+    return FileSource(name=name, path=f"data/{name}.parquet", timestamp_field="event_timestamp")
+
+
+numbers = FeatureView(
+    name="numbers",
+    entities=[user],
+    ttl=timedelta(days=1),
+    schema=[
+        Field(name="user_id", dtype=Int64),
+        Field(name="i32", dtype=Int32),
+        Field(name="i64", dtype=Int64),
+        Field(name="f32", dtype=Float32),
+        Field(name="f64", dtype=Float64),
+        Field(name="flag", dtype=Bool),
+        Field(name="seen_at", dtype=UnixTimestamp),
+    ],
+    source=PushSource(name="numbers_push", batch_source=source("numbers")),
+)
+doubles = FeatureView(
+    name="doubles",
+    entities=[user],
+    ttl=timedelta(0),
+    schema=[Field(name="user_id", dtype=Int64)]
+    + [Field(name=f"d{i}", dtype=Float64) for i in range(5)],
+    source=source("doubles"),
+)
+texts = FeatureView(
+    name="texts",
+    entities=[session],
+    ttl=timedelta(0),
+    schema=[
+        Field(name="session_id", dtype=String),
+        Field(name="word", dtype=String),
+        Field(name="raw", dtype=Bytes),
+        Field(name="words", dtype=Array(String)),
+        Field(name="reals", dtype=Array(Float64)),
+        Field(name="wholes", dtype=Array(Int64)),
+        Field(name="flags", dtype=Array(Bool)),
+        Field(name="times", dtype=Array(UnixTimestamp)),
+        Field(name="labels", dtype=Map),
+    ],
+    source=source("texts"),
+)
+pairs = FeatureView(
+    name="pairs",
+    entities=[user, session],
+    ttl=timedelta(0),
+    schema=[
+        Field(name="user_id", dtype=Int64),
+        Field(name="session_id", dtype=String),
+        Field(name="score", dtype=Float64),
+    ],
+    source=source("pairs"),
+)
+everywhere = FeatureView(
+    name="everywhere",
+    entities=[],
+    ttl=timedelta(0),
+    schema=[Field(name="rate", dtype=Float64), Field(name="day", dtype=String)],
+    source=source("everywhere"),
+)
+basket = RequestSource(name="basket", schema=[Field(name="amount", dtype=Float64)])
+
+
+@on_demand_feature_view(
+    sources=[doubles, basket], mode="python", schema=[Field(name="ratio", dtype=Float64)]
+)
+def by_lists(inputs):
+    pairs = zip(inputs["d0"], inputs["amount"], strict=True)
+    return {"ratio": [None if d is None else d / a for d, a in pairs]}
+
+
+@on_demand_feature_view(
+    sources=[doubles, basket], mode="pandas", schema=[Field(name="total", dtype=Float64)]
+)
+def by_frame(inputs: pd.DataFrame) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({"total": inputs["d1"] + inputs["amount"]})
+
+
+@on_demand_feature_view(
+    sources=[doubles], mode="python", singleton=True, schema=[Field(name="twice", dtype=Float64)]
+)
+def by_row(inputs):
+    return {"twice": None if inputs["d2"] is None else 2 * inputs["d2"]}
+
+
+@on_demand_feature_view(
+    sources=[doubles, basket], mode="python", schema=[Field(name="broken", dtype=Float64)]
+)
+def by_mistake(inputs):
+    return {"broken": [1 / (amount - 13) for amount in inputs["amount"]]}
+
+
+everything = FeatureService(name="everything", features=[numbers, doubles, texts, pairs])
+renamed = FeatureService(
+    name="renamed", features=[doubles[["d1", "d0"]].with_name("other"), numbers[["i64"]]]
+)
