@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.resources import files
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from headwater.arrow import TIMESTAMP, arrow_type
-from headwater.catalog import Catalog, ViewPlan
+from headwater.catalog import Catalog, ViewPlan, column_kind
 from headwater.codec import RowCodec, key_prefix, redis_keys
 from headwater.errors import BadRequestError
-from headwater.offline.sources import CREATED, EVENT, SEQUENCE, connect, quoted, view_rows
+from headwater.offline.point_in_time import newest_of_each
+from headwater.offline.scan import CREATED, EVENT, open_view
 from headwater.online.writer import OnlineWriter
+
+_WRITERS = 2
 
 
 def materialize(
@@ -36,42 +42,56 @@ def materialize(
     return {view.name: _load(catalog, writer, view) for view in views if view.online}
 
 
-def latest_rows(rows: pa.Table, view: ViewPlan) -> pa.Table:
-    """The newest row of each entity by (event time, created, sequence)."""
-    order = [f"{quoted(EVENT)} DESC"]
-    if CREATED in rows.column_names:
-        order.append(f"{quoted(CREATED)} DESC NULLS LAST")
-    order.append(f"{quoted(SEQUENCE)} DESC")
-    text = (files("headwater.offline") / "latest.sql").read_text()
-    keys = ", ".join(quoted(key.name) for key in view.join_keys) or "1"
-    with connect() as connection:
-        connection.register("rows", rows)
-        return connection.sql(text.format(keys=keys, order=", ".join(order))).to_arrow_table()
-
-
 def _load(catalog: Catalog, writer: OnlineWriter, view: ViewPlan) -> int:
-    rows = view_rows(catalog, view)
-    for key in view.join_keys:
-        rows = rows.filter(pc.is_valid(rows[key.name]))
-    rows = latest_rows(rows, view)
-    if not rows.num_rows:
-        return 0
-    events = rows[EVENT].cast(pa.int64()).to_pylist()
-    made = rows[CREATED].cast(pa.int64()).to_pylist() if CREATED in rows.column_names else None
-    cells = [plain_column(rows[f.name], f.type) for f in view.features]
-    keys = [plain_column(rows[k.name], k.type) for k in view.join_keys]
-    codec = RowCodec.of(view)
-    packed = [
-        codec.pack(events[i], made[i] if made else None, -1, -1, [c[i] for c in cells])
-        for i in range(rows.num_rows)
-    ]
-    writer.write_rows(redis_keys(key_prefix(catalog.project, view), keys, rows.num_rows), packed)
-    newest = max(events)
-    writer.raise_clocks({("online", view.name): newest, ("offline", view.name): newest})
-    return int(rows.num_rows)
+    scan = open_view(catalog, view)
+    rows = newest_of_each(scan, view.join_keys)
+    own = [EVENT, *([CREATED] if scan.has_created else [])]
+    names = [*(k.name for k in view.join_keys), *view.feature_names, *own]
+    codec, prefix = RowCodec.of(view), key_prefix(catalog.project, view)
+    newest = None
+
+    def packed() -> Iterator[tuple[list[bytes], list[bytes]]]:
+        nonlocal newest
+        for batch in scan.pick(names, rows):
+            at = dict(zip(names, batch.columns, strict=True))
+            keys = [plain_column(at[k.name], k.type) for k in view.join_keys]
+            events = at[EVENT].cast(pa.int64()).to_numpy()
+            made = at[CREATED].cast(pa.int64()).fill_null(0).to_numpy() if CREATED in at else None
+            cells = [_cells(at[f.name], f.type) for f in view.features]
+            newest = max(int(events.max()), newest or 0)
+            yield redis_keys(prefix, keys, len(events)), codec.pack_columns(events, made, cells)
+
+    # Packing and Redis take turns on two connections, so that neither waits for the other.
+    with ThreadPoolExecutor(_WRITERS) as threads:
+        waiting: deque[Future[int]] = deque()
+        for keys, values in packed():
+            waiting.append(threads.submit(writer.write_rows, keys, values))
+            if len(waiting) > _WRITERS:
+                waiting.popleft().result()
+        for future in waiting:
+            future.result()
+    if newest is not None:
+        writer.raise_clocks({("online", view.name): newest, ("offline", view.name): newest})
+    return len(rows)
 
 
-def plain_column(column: pa.ChunkedArray, value_type: str) -> list[object]:
+def _cells(column: pa.Array, value_type: str) -> tuple[Any, Any]:
+    """A column of features for the codec: numbers as an array, anything else as a list."""
+    if column_kind(value_type) == "object":
+        values = plain_column(column, value_type)
+        return values, np.array([value is not None for value in values])
+    if pa.types.is_floating(column.type) and column_kind(value_type) == "float":
+        numbers = column.fill_null(np.nan).to_numpy(zero_copy_only=False)
+        return numbers, ~np.isnan(numbers)
+    target = arrow_type(value_type)
+    column = column if column.type == target else column.cast(target, safe=False)
+    known = np.asarray(column.is_valid())
+    stored = column.cast(pa.int64()) if target == TIMESTAMP else column
+    filled = stored.fill_null(False if pa.types.is_boolean(stored.type) else 0)
+    return filled.to_numpy(zero_copy_only=False), known
+
+
+def plain_column(column: pa.Array, value_type: str) -> list[object]:
     """An Arrow column as plain values of a Feast type; not-a-number in it is null."""
     target = arrow_type(value_type)
     if pa.types.is_floating(column.type):

@@ -20,7 +20,7 @@ from deltalake.exceptions import TableNotFoundError
 from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.catalog import Catalog, FeatureRefPlan, OnDemandPlan
 from headwater.errors import HeadwaterError
-from headwater.offline.point_in_time import features_at
+from headwater.offline.point_in_time import Labels, Past, features_at
 from headwater.offline.sources import normalised
 from headwater.transform import load
 
@@ -36,6 +36,7 @@ def build(
     full_feature_names: bool = False,
     report: Report | None = None,
     time_column: str = TIME_COLUMN,
+    past: Past = Past(),  # noqa: B008 (frozen)
 ) -> pa.Table:
     """The labels' columns and rows, in their order, and one column for each feature.
 
@@ -45,6 +46,7 @@ def build(
     labels = normalised(labels)
     _check(catalog, features, labels, time_column)
     times = labels[time_column].cast(TIMESTAMP).cast(pa.int64()).to_numpy()
+    keyed = Labels(labels, times)
     columns: dict[tuple[str, str], Any] = {}
     wanted = _wanted(catalog, features)
     for done, (reference, names) in enumerate(wanted):
@@ -52,7 +54,7 @@ def build(
             report(reference.view, done, len(wanted))
         view = catalog.views[reference.view]
         keys = {k.name: reference.join_key_map.get(k.name, k.name) for k in view.join_keys}
-        found = features_at(catalog, view, labels, times, keys, names)
+        found = features_at(catalog, view, keyed, keys, names, past)
         columns.update({(reference.name_to_use, n): c for n, c in zip(names, found, strict=True)})
     for reference in features:
         if reference.view in catalog.on_demand:

@@ -1,0 +1,109 @@
+"""Opens what rows lie in: Parquet files and folders, Delta tables, CSV; here or on object stores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from headwater.catalog import BatchSourcePlan
+from headwater.errors import HeadwaterError
+
+
+def open_source(source: BatchSourcePlan, version: int | None = None) -> ds.Dataset:
+    """A file source as a dataset. Raises HeadwaterError where nothing can be read.
+
+    version: of a Delta table; None is the newest.
+    """
+    if source.format == "delta":
+        found = open_delta(source.path, version, source.s3_endpoint)
+        if found is None:
+            raise HeadwaterError(
+                f"source {source.name!r}: there is no Delta table at {source.path}; "
+                "check the path of its FileSource"
+            )
+        return found
+    try:
+        store, path = filesystem(source.path, source.s3_endpoint)
+        return _files(store, path, source.format)
+    except FileNotFoundError as error:
+        raise HeadwaterError(
+            f"source {source.name!r}: there is no file {source.path}; "
+            "check the path of its FileSource"
+        ) from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise HeadwaterError(f"source {source.name!r} cannot be read: {error}") from error
+
+
+def _files(store: pafs.FileSystem, path: str, kind: str) -> ds.Dataset:
+    if store.get_file_info(path).type == pafs.FileType.File:
+        return ds.dataset(path, filesystem=store, format=kind)
+    options = ds.FileSystemFactoryOptions(
+        partition_base_dir=path, partitioning=ds.HivePartitioning.discover()
+    )
+    form = ds.CsvFileFormat() if kind == "csv" else ds.ParquetFileFormat()
+    selector = pafs.FileSelector(path, recursive=True)
+    factory = ds.FileSystemDatasetFactory(store, selector, form, options)
+    schemas = factory.inspect_schemas()
+    if not schemas:
+        raise FileNotFoundError(path)
+    # Files of one folder may have been written with more columns as time went on.
+    return factory.finish(pa.unify_schemas(schemas, promote_options="permissive"))
+
+
+def open_delta(path: str, version: int | None = None, endpoint: str = "") -> ds.Dataset | None:
+    """A Delta table's files at a version; None where there is no table."""
+    try:
+        table = DeltaTable(path, version=version, storage_options=storage_options(path, endpoint))
+        return table.to_pyarrow_dataset()
+    except TableNotFoundError:
+        return None
+    except DeltaError as error:
+        which = "" if version is None else f" at version {version}"
+        raise HeadwaterError(f"the Delta table {path}{which} cannot be read: {error}") from error
+
+
+def delta_version(path: str, endpoint: str = "") -> int | None:
+    """The newest version of a Delta table; None where there is no table."""
+    try:
+        return int(DeltaTable(path, storage_options=storage_options(path, endpoint)).version())
+    except TableNotFoundError:
+        return None
+
+
+def endpoint_of(given: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Where an S3 that is not Amazon's listens: what the source says, else AWS's own variables."""
+    return given or environ.get("AWS_ENDPOINT_URL_S3", "") or environ.get("AWS_ENDPOINT_URL", "")
+
+
+def storage_options(path: str, endpoint: str = "") -> dict[str, str]:
+    """What Delta needs to know to reach an object store; credentials are the environment's."""
+    url = endpoint_of(endpoint)
+    if not path.startswith("s3") or not url:
+        return {}
+    return {"AWS_ENDPOINT_URL": url, "AWS_ALLOW_HTTP": str(url.startswith("http://")).lower()}
+
+
+def filesystem(path: str, endpoint: str = "") -> tuple[pafs.FileSystem, str]:
+    """The store that a path or URI lies in, and the path there."""
+    if "://" not in path:
+        if not Path(path).exists():
+            raise FileNotFoundError(path)
+        return pafs.LocalFileSystem(), path
+    url = endpoint_of(endpoint)
+    if path.startswith("s3") and url:
+        place = urlsplit(url)
+        store = pafs.S3FileSystem(
+            endpoint_override=place.netloc or url, scheme=place.scheme or "https",
+            region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+        )  # fmt: skip
+        return store, path.split("://", 1)[1]
+    found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(path)
+    return found
