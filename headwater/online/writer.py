@@ -69,6 +69,19 @@ class OnlineWriter:
                 taken += int(self._scripts["write_rows"](keys[at : at + CHUNK], part))
         return taken
 
+    def load_rows(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> int:
+        """As `write_rows`, for distinct keys that Redis mostly does not hold yet.
+
+        MSETNX takes a chunk whole where every key is new, at a third of the script's cost.
+        """
+        taken = 0
+        for at in range(0, len(keys), CHUNK):
+            some, values = keys[at : at + CHUNK], rows[at : at + CHUNK]
+            with store_errors():
+                new = self.client.msetnx(dict(zip(some, values, strict=True)))
+            taken += len(some) if new else self.write_rows(some, values)
+        return taken
+
     def rows(self, prefix: bytes, keys: Texts, rows: Texts) -> Commands:
         """What writes packed rows under `<prefix>{<text>}`; each reply is how many were taken."""
         return evalsha(self._scripts["write_rows"].sha, prefix, keys, rows)
