@@ -1,8 +1,10 @@
-"""Opens what rows lie in: Parquet files and folders, Delta tables, CSV; here or on object stores."""
+"""Opens and writes what rows lie in: Parquet files and folders, Delta tables, CSV; here or on object stores."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +12,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
@@ -107,3 +110,52 @@ def filesystem(path: str, endpoint: str = "") -> tuple[pafs.FileSystem, str]:
         return store, path.split("://", 1)[1]
     found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(path)
     return found
+
+
+def open_target(path: str, endpoint: str = "") -> tuple[pafs.FileSystem, str]:
+    """As `filesystem`, for what is to be written; folders on the way to it are made."""
+    if "://" in path:
+        return filesystem(path, endpoint)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return pafs.LocalFileSystem(), path
+
+
+def write_file(table: pa.Table, store: pafs.FileSystem, path: str) -> None:
+    """A Parquet file that readers see whole or not at all."""
+    if not isinstance(store, pafs.LocalFileSystem):
+        pq.write_table(table, path, filesystem=store)  # an object appears when it is complete
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4()}")
+    try:
+        pq.write_table(table, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def append_file(table: pa.Table, store: pafs.FileSystem, path: str) -> None:
+    """Add rows to a Parquet file or folder. A folder takes another file; a file is rewritten.
+
+    Raises HeadwaterError for a single file on an object store, which has no lock to hold.
+    """
+    if store.get_file_info(path).type == pafs.FileType.Directory:
+        write_file(table, store, f"{path}/{uuid.uuid4()}.parquet")
+        return
+    if not isinstance(store, pafs.LocalFileSystem):
+        raise HeadwaterError(
+            f"{path} is one file on an object store, to which nothing can be appended safely; "
+            "make it a folder of Parquet files or a Delta table"
+        )
+    target = Path(path)
+    # The folder is locked, so that no lock file is left behind.
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if target.exists():
+            old = pq.read_table(target, partitioning=None)
+            table = pa.concat_tables([old, table.select(old.column_names).cast(old.schema)])
+        write_file(table, store, path)
+    finally:
+        os.close(folder)

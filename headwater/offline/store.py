@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +12,7 @@ import msgspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import write_deltalake
 from feast import FeatureView, OnDemandFeatureView, RepoConfig
@@ -35,6 +34,7 @@ from headwater.arrow import TIMESTAMP
 from headwater.catalog import Catalog, FeatureRefPlan, JoinKeyPlan, ViewPlan
 from headwater.catalog_feast import plan_catalog
 from headwater.errors import HeadwaterError
+from headwater.offline.files import append_file, open_target, storage_options, write_file
 from headwater.offline.frames import TIME_COLUMN, label_table, time_column, with_time
 from headwater.offline.point_in_time import newest_of_each
 from headwater.offline.scan import EVENT, Scan, open_view
@@ -87,14 +87,31 @@ class DuckDBJob(RetrievalJob):
         allow_overwrite: bool = False,
         timeout: int | None = None,
     ) -> None:
-        """Write the result to a file. Raises where it exists and may not be overwritten."""
+        """Write the result to a file, a folder or a Delta table, as the storage says.
+
+        Raises SavedDatasetLocationAlreadyExists where it exists and may not be overwritten.
+        """
         if not isinstance(storage, SavedDatasetFileStorage):
             raise HeadwaterError("a saved dataset goes to a file: use SavedDatasetFileStorage")
-        path = Path(FileSource.get_uri_for_file_path(self._repo, storage.file_options.uri))
-        if path.exists() and not allow_overwrite:
-            raise SavedDatasetLocationAlreadyExists(location=str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(self.to_arrow(), path)
+        options = storage.file_options
+        place = FileSource.get_uri_for_file_path(self._repo, options.uri)
+        store, inner = open_target(place, options.s3_endpoint_override or "")
+        kind = store.get_file_info(inner).type
+        if kind != pafs.FileType.NotFound and not allow_overwrite:
+            raise SavedDatasetLocationAlreadyExists(location=place)
+        table = self.to_arrow(timeout=timeout)
+        if isinstance(options.file_format, DeltaFormat):
+            write_deltalake(
+                place, table, mode="overwrite", schema_mode="overwrite",
+                storage_options=storage_options(place, options.s3_endpoint_override or ""),
+            )  # fmt: skip
+        elif kind == pafs.FileType.Directory:
+            write_file(table, store, f"{inner}/part-0.parquet")
+            for old in store.get_file_info(pafs.FileSelector(inner, recursive=True)):
+                if old.extension == "parquet" and old.base_name != "part-0.parquet":
+                    store.delete_file(old.path)
+        else:
+            write_file(table, store, inner)
 
 
 class DuckDBOfflineStore(OfflineStore):
@@ -188,11 +205,15 @@ class DuckDBOfflineStore(OfflineStore):
         source = feature_view.batch_source
         if not isinstance(source, FileSource):
             raise HeadwaterError(f"view {feature_view.name!r} has no file to append to")
-        path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+        place = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+        endpoint = source.file_options.s3_endpoint_override or ""
         if isinstance(source.file_format, DeltaFormat):
-            write_deltalake(path, normalised(table), mode="append", schema_mode="merge")
+            write_deltalake(
+                place, normalised(table), mode="append", schema_mode="merge",
+                storage_options=storage_options(place, endpoint),
+            )  # fmt: skip
         else:
-            _append(Path(path), table)
+            append_file(table, *open_target(place, endpoint))
         if progress:
             progress(table.num_rows)
 
@@ -208,9 +229,11 @@ class DuckDBOfflineStore(OfflineStore):
         if not isinstance(destination, FileLoggingDestination):
             raise HeadwaterError("feature logs go to files: use FileLoggingDestination")
         table = pq.read_table(data) if isinstance(data, Path) else data
-        folder = Path(FileSource.get_uri_for_file_path(config.repo_path, destination.path))
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(table, folder / f"{uuid.uuid4()}.parquet")
+        store, inner = open_target(
+            FileSource.get_uri_for_file_path(config.repo_path, destination.path),
+            destination.s3_endpoint_override or "",
+        )
+        write_file(table, store, f"{inner}/{uuid.uuid4()}.parquet")
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -289,25 +312,3 @@ def _us(moment: datetime | None) -> int | None:
 
 def _utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _append(path: Path, table: pa.Table) -> None:
-    """Add rows to a Parquet file or folder; a reader sees all of them or none."""
-    if path.is_dir():
-        _replace(table, path / f"{uuid.uuid4()}.parquet")
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # the folder, so that no lock file is left behind
-        if path.exists():
-            old = pq.read_table(path)
-            table = pa.concat_tables([old, table.select(old.column_names).cast(old.schema)])
-        _replace(table, path)
-    finally:
-        os.close(folder)
-
-
-def _replace(table: pa.Table, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4()}")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
