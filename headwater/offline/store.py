@@ -36,7 +36,7 @@ from headwater.catalog_feast import plan_catalog
 from headwater.errors import HeadwaterError
 from headwater.offline.files import append_file, open_target, storage_options, write_file
 from headwater.offline.frames import TIME_COLUMN, label_table, time_column, with_time
-from headwater.offline.point_in_time import newest_of_each
+from headwater.offline.point_in_time import Past, newest_of_each
 from headwater.offline.scan import EVENT, Scan, open_view
 from headwater.offline.sources import normalised
 from headwater.offline.training_set import build
@@ -115,7 +115,10 @@ class DuckDBJob(RetrievalJob):
 
 
 class DuckDBOfflineStore(OfflineStore):
-    """Point-in-time joins by DuckDB and the windows' own definition, over files and Delta."""
+    """Point-in-time joins and windows by their definition, over files, Delta and SQL."""
+
+    #: Asked for, a row counts only from its created time on: as of arrival.
+    supports_filter_by_created_timestamp = True
 
     @staticmethod
     def get_historical_features(
@@ -126,9 +129,11 @@ class DuckDBOfflineStore(OfflineStore):
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
+        filter_by_created_timestamp: bool = False,
         **kwargs: Any,
     ) -> RetrievalJob:
-        """entity_df: DataFrame, Arrow table, SQL for DuckDB, or None with a date range."""
+        """entity_df: a DataFrame, an Arrow table, a Parquet file's path, SQL for DuckDB (which may
+        name views and sources as tables), or None with a date range."""
         catalog, views = plan_catalog(config, feature_views)
         if entity_df is None:
             labels = _every_row(views, catalog, kwargs.get("start_date"), kwargs.get("end_date"))
@@ -139,6 +144,7 @@ class DuckDBOfflineStore(OfflineStore):
         references = _references(feature_views, feature_refs)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         times = labels[time]
+        past = Past("arrival" if filter_by_created_timestamp else "event")
         metadata = RetrievalMetadata(
             features=feature_refs,
             keys=[name for name in labels.column_names if name != time],
@@ -146,7 +152,7 @@ class DuckDBOfflineStore(OfflineStore):
             max_event_timestamp=pc.max(times).as_py(),
         )
         return DuckDBJob(
-            lambda: build(catalog, references, labels, full_feature_names, None, time),
+            lambda: build(catalog, references, labels, full_feature_names, None, time, past),
             full_feature_names, on_demand, metadata, config.repo_path,
         )  # fmt: skip
 

@@ -118,16 +118,21 @@ def _check(
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise HeadwaterError(f"the labels have {twice} twice; rename one of each")
-    needed = {time}
+    keys = set()
     for reference, _ in _wanted(catalog, features):
         view = catalog.views[reference.view]
-        needed |= {reference.join_key_map.get(k.name, k.name) for k in view.join_keys}
+        keys |= {reference.join_key_map.get(k.name, k.name) for k in view.join_keys}
+    needed = {time} | keys
     for reference in features:
         if reference.view in catalog.on_demand:
             needed |= {f.name for f in catalog.on_demand[reference.view].request_fields}
     missing = sorted(needed - set(names))
     if missing:
         raise HeadwaterError(f"the labels lack {missing}; they have {sorted(names)}")
+    for key in sorted(keys):
+        nulls = labels[key].null_count
+        if nulls:
+            raise HeadwaterError(f"{key!r} is null in {nulls} labels; drop or fill them")
     if not pa.types.is_timestamp(labels[time].type):
         raise HeadwaterError(
             f"{time} is {labels[time].type}; it must be a timestamp (naive is UTC)"
