@@ -7,7 +7,9 @@ a label needs, by keys and times alone, and then fetch the features of those row
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -129,7 +131,6 @@ class Scan:
 
     def __init__(self, view: ViewPlan, pieces: Sequence[Piece]) -> None:
         self.view, self.pieces = view, list(pieces)
-        self._holder: Any = None  # a temporary folder lives as long as the scan
         self.has_created = any(p.created for p in self.pieces)
 
     @property
@@ -313,9 +314,9 @@ def open_view(
             f"view {view.name!r} has no batch source to read its past from; give it one"
         )
     if view.batch.format == "query":
-        holder, data = run_query(catalog, view.batch)
+        folder, data = run_query(catalog, view.batch)
         scan = Scan(view, [_batch_piece(view.batch, data)])
-        scan._holder = holder
+        weakref.finalize(scan, shutil.rmtree, folder, ignore_errors=True)
         return _checked(scan)
     data = open_source(view.batch, held.get(view.batch.path))
     return _checked(Scan(view, [_batch_piece(view.batch, data)]))
@@ -369,20 +370,21 @@ def _checked(scan: Scan) -> Scan:
     return scan
 
 
-def run_query(catalog: Catalog, source: BatchSourcePlan) -> tuple[Any, ds.Dataset]:
-    """A query's result, on disk since a scan reads it more than once; and the folder's holder.
+def run_query(catalog: Catalog, source: BatchSourcePlan) -> tuple[str, ds.Dataset]:
+    """A query's result, on disk since a scan reads it more than once, and the folder it is in.
 
     The query may name the catalogue's file sources, and its views' sources, as tables.
     """
-    holder = tempfile.TemporaryDirectory(prefix="headwater-query-")
-    target = Path(holder.name) / "rows.parquet"
+    folder = tempfile.mkdtemp(prefix="headwater-query-")
+    target = Path(folder) / "rows.parquet"
     with connect() as connection:
         register_sources(catalog, source.query, connection)
         try:
             connection.sql(source.query).write_parquet(str(target))
         except Exception as error:
+            shutil.rmtree(folder, ignore_errors=True)
             raise HeadwaterError(f"source {source.name!r}: its query failed: {error}") from error
-    return holder, ds.dataset(target)
+    return folder, ds.dataset(target)
 
 
 def register_sources(catalog: Catalog, text: str, connection: Any) -> None:
