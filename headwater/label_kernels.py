@@ -137,7 +137,10 @@ def newest_of_each(code, ts, created, seq, best):
 
 @njit(cache=True, nogil=True)
 def settle(labels_at, t, ttl, best, rows):
-    """`rows[label]`: the newest row noted at it or at an earlier label of its key, or -1."""
+    """`rows[label]`: the newest row noted at it or at an earlier label of its key.
+
+    -1 where there is none, -2 where it is older than `ttl` (0: there is no limit).
+    """
     for k in range(labels_at.shape[0] - 1):
         held = -1
         for p in range(labels_at[k], labels_at[k + 1]):
@@ -151,8 +154,9 @@ def settle(labels_at, t, ttl, best, rows):
                     ):
                         held = p
             rows[p] = -1
-            if held >= 0 and (ttl == 0 or t[p] - best[held, 0] <= ttl):
-                rows[p] = best[held, 3]
+            if held >= 0:
+                fresh = ttl == 0 or t[p] - best[held, 0] <= ttl
+                rows[p] = best[held, 3] if fresh else -2
 
 
 @njit(cache=True, nogil=True)

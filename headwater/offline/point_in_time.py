@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +16,7 @@ from headwater.catalog import Catalog, JoinKeyPlan, ViewPlan
 from headwater.errors import HeadwaterError
 from headwater.label_windows import KeyedEvents, windows_at
 from headwater.offline.keys import LabelKeys
+from headwater.offline.leaks import join_warnings, newest_warning
 from headwater.offline.scan import CREATED, EVENT, KNOWN, SEQUENCE, Scan, open_view
 from headwater.windows import Int64
 
@@ -31,17 +32,21 @@ class Past:
 
     as_of: "event" joins every row with event time at or before the label's; "arrival" only those
     that had arrived by then too. versions: path -> version of a Delta table to read again.
-    memory: bytes that may be held at once.
+    memory: bytes that may be held at once. progress: is told of rows as they are read, and may
+    raise to stop. warn: is told of what looks like a leak, before features are read.
     """
 
     as_of: AsOf = "event"
     versions: Mapping[str, int] = field(default_factory=dict)
     memory: int = 0
+    progress: Callable[[int], None] | None = None
+    warn: Callable[[str], None] | None = None
 
     @property
     def budget(self) -> int:
-        """Bytes for one view's events; half of the machine's memory where nothing is set."""
-        return self.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        """Bytes for one view's events: half of the limit, which is half of the machine's memory
+        where none is set."""
+        return (self.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2) // 2
 
 
 @dataclass(frozen=True)
@@ -97,23 +102,49 @@ def features_at(
     columns: Mapping[str, str],
     names: Sequence[str],
     past: Past,
-) -> list[pa.Array]:
+) -> Iterator[tuple[str, pa.Array]]:
     """The named features of a view for each label, in the labels' order; null where none.
 
-    columns: join key -> its column in the labels. Raises HeadwaterError where the view's past
-    cannot be read.
+    They come one by one, so that those that are written need not be held. columns: join key ->
+    its column in the labels. Raises HeadwaterError where the view's past cannot be read.
     """
-    ordered = labels.ordered([(columns[k.name], k) for k in view.join_keys])
     scan = open_view(catalog, view, past.versions)
-    longest = max((a.window_us or 0) + a.hop_us for a in view.aggregations) if (
-        view.aggregations and all(a.window_us for a in view.aggregations)
-    ) else view.ttl_us if view.kind == "row" else 0  # fmt: skip
+    yield from features_of(scan, labels, columns, names, past)
+
+
+def features_of(
+    scan: Scan, labels: Labels, columns: Mapping[str, str], names: Sequence[str], past: Past
+) -> Iterator[tuple[str, pa.Array]]:
+    """As `features_at`, from rows that are open already: a bucket of them, on a cluster."""
+    view = scan.view
+    ordered = labels.ordered([(columns[k.name], k) for k in view.join_keys])
+    scan.progress = past.progress
+    if past.warn:
+        for warning in newest_warning(view.name, scan.newest_us(), labels.times):
+            past.warn(warning)
     if len(ordered.t):
-        low = int(ordered.t.min()) - longest if longest else None
-        scan.limit(low, int(ordered.t.max()))
+        reach = _reach(view)
+        scan.limit(
+            None if reach is None else int(ordered.t.min()) - reach, int(ordered.t.max())
+        )
     if view.kind == "window":
-        return _windows(scan, ordered, len(labels), names, past)
-    return scan.take(names, newest_rows(scan, ordered, len(labels), past))
+        yield from zip(names, _windows(scan, ordered, len(labels), names, past), strict=True)
+        return
+    rows = newest_rows(scan, ordered, len(labels), past)
+    # Columns that are read together: what is gathered of them must fit.
+    group = max(1, past.budget // (len(labels) * 32 + 1))
+    for at in range(0, len(names), group):
+        some = names[at : at + group]
+        yield from zip(some, scan.take(some, rows), strict=True)
+
+
+def _reach(view: ViewPlan) -> int | None:
+    """How far before a label an event can matter; None for the whole past."""
+    if view.kind == "row":
+        return view.ttl_us or None
+    if not all(a.window_us for a in view.aggregations):
+        return None
+    return max((a.window_us or 0) + a.hop_us for a in view.aggregations)
 
 
 def newest_rows(scan: Scan, ordered: _Ordered, labels: int, past: Past) -> Int64:
@@ -145,8 +176,11 @@ def newest_rows(scan: Scan, ordered: _Ordered, labels: int, past: Past) -> Int64
         base += batch.num_rows
     sorted_rows = np.full(len(ordered.t), -1, np.int64)
     kernels.settle(ordered.at, ordered.t, scan.view.ttl_us, best, sorted_rows)
+    if past.warn:
+        for warning in join_warnings(scan.view, best, sorted_rows, ordered.t):
+            past.warn(warning)
     rows = np.full(labels, -1, np.int64)
-    rows[ordered.order] = sorted_rows
+    rows[ordered.order] = np.maximum(sorted_rows, -1)
     return rows
 
 

@@ -10,9 +10,10 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ KNOWN = "__hw_known"
 _GROUP_ROWS = 1 << 18
 #: History's sequence numbers count up from here, below every one of a log.
 _HISTORY = -(1 << 62)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Names of a source's event and created time, as a scan calls them.
 _OWN = {EVENT, CREATED, SEQUENCE, KNOWN}
 
@@ -77,6 +79,23 @@ class Piece:
             return
         kept = self.data.get_fragments(filter=within)
         self.fragments = [f.subset(filter=within) if hasattr(f, "subset") else f for f in kept]
+
+    def newest(self) -> int | None:
+        """The greatest event time that the statistics of the files tell."""
+        if not isinstance(self.data, ds.FileSystemDataset):
+            return None
+        newest = None
+        for fragment in self.data.get_fragments():
+            if not isinstance(fragment, ds.ParquetFileFragment):
+                return None
+            for group in fragment.row_groups:
+                most = (group.statistics or {}).get(self.event, {}).get("max")
+                if not isinstance(most, datetime):
+                    return None
+                most = most if most.tzinfo else most.replace(tzinfo=UTC)
+                us = (most - _EPOCH) // timedelta(microseconds=1)
+                newest = us if newest is None else max(newest, us)
+        return newest
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The dataset's columns, file by file and group by group."""
@@ -132,6 +151,8 @@ class Scan:
     def __init__(self, view: ViewPlan, pieces: Sequence[Piece]) -> None:
         self.view, self.pieces = view, list(pieces)
         self.has_created = any(p.created for p in self.pieces)
+        #: Is told of the rows read; what it raises stops the scan.
+        self.progress: Callable[[int], None] | None = None
 
     @property
     def names(self) -> set[str]:
@@ -141,6 +162,16 @@ class Scan:
     def limit(self, low_us: int | None, high_us: int | None) -> None:
         for piece in self.pieces:
             piece.limit(low_us, high_us)
+
+    def newest_us(self) -> int | None:
+        """The newest event time by the files' statistics, microseconds; None where they are mute."""
+        found = [piece.newest() for piece in self.pieces]
+        times = [us for us in found if us is not None]
+        return max(times) if len(times) == len(found) and times else None
+
+    def rows(self) -> int:
+        """How many rows the sources hold."""
+        return sum(piece.data.count_rows() for piece in self.pieces)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Batches with the columns asked for, which may be EVENT, CREATED, SEQUENCE and KNOWN.
@@ -152,6 +183,8 @@ class Scan:
             for batch in self._of_piece(piece, columns):
                 found = _numbered(batch, piece, base, columns)
                 base += batch.num_rows
+                if self.progress:
+                    self.progress(batch.num_rows)
                 yield found
 
     def _of_piece(self, piece: Piece, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
