@@ -21,7 +21,7 @@ from headwater.offline.materialize import materialize
 from headwater.online.writer import OnlineWriter, connect
 from headwater.quality.freshness import freshness as freshness_of
 from headwater.settings import Settings
-from service import vectors, wire, writes
+from service import training_sets, vectors, wire, writes
 from service.metrics import Metrics
 from service.requests import Planner, check_entities
 
@@ -105,6 +105,7 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
     _add_features(app, service)
     _add_writes(app, service)
     _add_health(app, service)
+    training_sets.add(app, repo, lambda: service.planner.catalog, settings.max_body_bytes)
     return app
 
 
