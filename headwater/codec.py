@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from headwater.catalog import ViewPlan
 
@@ -34,7 +33,6 @@ FIXED_TYPES = {
     "FLOAT": "f",
     "DOUBLE": "d",
 }
-_NUMPY = {"i": "<i4", "q": "<i8", "?": "?", "f": "<f4", "d": "<f8"}
 _I64 = struct.Struct("<q")
 _ORIGIN = struct.Struct("<iq")
 
@@ -62,7 +60,6 @@ class RowCodec:
 
     def __init__(self, names: Sequence[str], types: Sequence[str], fingerprint: bytes) -> None:
         self.names = tuple(names)
-        self._types = tuple(types)
         self.fingerprint = fingerprint
         self._fixed = [i for i, t in enumerate(types) if t in FIXED_TYPES]
         self._other = [i for i, t in enumerate(types) if t not in FIXED_TYPES]
@@ -105,57 +102,6 @@ class RowCodec:
             parts.append(msgspec.msgpack.encode([values[i] for i in self._other]))
         parts[0] = bytes((flags,))
         return b"".join(parts)
-
-    def pack_columns(
-        self,
-        event_us: NDArray[np.int64],
-        created_us: NDArray[np.int64] | None,
-        columns: Sequence[tuple[Any, NDArray[np.bool_]]],
-    ) -> list[bytes]:
-        """Rows that no stream wrote, as `pack` packs them one by one.
-
-        columns: of each feature its values [n], numbers in an array and anything else in a list,
-        and which are known.
-        """
-        null = ~np.column_stack([known for _, known in columns] or [np.ones((len(event_us), 0))])
-        some = null.any(axis=1)
-        rows: list[bytes] = [b""] * len(event_us)
-        for flags in (0, HAS_NULLS):
-            at = np.flatnonzero(some == bool(flags))
-            packed = self._pack_like(at, flags, event_us, created_us, columns, null)
-            for i, row in zip(at.tolist(), packed, strict=True):
-                rows[i] = row
-        return rows
-
-    def _pack_like(
-        self, at: Any, flags: int, event_us: Any, created_us: Any,
-        columns: Sequence[tuple[Any, Any]], null: Any,
-    ) -> list[bytes]:  # fmt: skip
-        """Rows of one layout: as records whose fields lie where `pack` puts them."""
-        kinds = [("flags", "u1"), ("schema", "V3"), ("event", "<i8")]
-        kinds += [("created", "<i8")] * (created_us is not None)
-        kinds += [("bits", f"V{self._bits}")] * bool(flags)
-        kinds += [(f"c{i}", _NUMPY[_FIXED[self._types[i]]]) for i in self._fixed]
-        records = np.zeros(len(at), np.dtype(kinds))
-        records["flags"] = flags | (HAS_CREATED if created_us is not None else 0)
-        records["schema"] = np.void(self.fingerprint)
-        records["event"] = event_us[at]
-        if created_us is not None:
-            records["created"] = created_us[at]
-        if flags:
-            bits = np.packbits(null[at], axis=1, bitorder="little")
-            records["bits"] = np.ascontiguousarray(bits).view(f"V{self._bits}")[:, 0]
-        for i in self._fixed:
-            values, known = columns[i]
-            records[f"c{i}"] = np.where(known[at], values[at], 0)
-        data, size = records.tobytes(), records.dtype.itemsize
-        rows = [data[i : i + size] for i in range(0, len(data), size)]
-        if not self._other:
-            return rows
-        picked = at.tolist()
-        others = [[columns[i][0][row] for row in picked] for i in self._other]
-        encode = msgspec.msgpack.encode
-        return [row + encode(cells) for row, *cells in zip(rows, *others, strict=True)]
 
     def unpack(self, data: bytes) -> Row:
         """The row that was packed. Raises StaleSchemaError for another schema's row."""

@@ -62,7 +62,8 @@ class KeyedEvents:
         if pa.types.is_floating(array.type) and array.null_count:
             array = array.fill_null(np.nan)
         if pa.types.is_floating(array.type):
-            return ~np.isnan(array.to_numpy(zero_copy_only=False))
+            known: Bool = ~np.isnan(array.to_numpy(zero_copy_only=False))
+            return known
         return np.asarray(array.is_valid())
 
     def numbers(self, column: str, kind: str) -> tuple[Any, Bool]:
@@ -244,7 +245,7 @@ class _AtLabels:
         return _cast(encoded.dictionary.take(ordered).take(at), a.output_type)
 
     def _slide(self, kernel: Callable[..., None], window: tuple[int, int], *given: Any) -> Int64:
-        *given, out = (*given, np.empty(len(self.t), np.int64))
+        out = np.empty(len(self.t), np.int64)
         kernel(
             *given, self.events.at, self.events.ts, self.visible, self.by_visible(),
             self.labels_at, self.t, *window, out,
@@ -300,7 +301,9 @@ class _AtLabels:
         if pa.types.is_boolean(numeric.type):
             numeric = numeric.cast(pa.int64())
         hashes = np.zeros(len(values), np.uint64)
-        hashes[needed] = [sketches.value_hash(v) for v in numeric.take(pa.array(needed)).to_pylist()]
+        hashes[needed] = [
+            sketches.value_hash(v) for v in numeric.take(pa.array(needed)).to_pylist()
+        ]
         order = np.argsort(hashes)
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))

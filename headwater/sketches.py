@@ -61,7 +61,7 @@ def add(function: str, parameter: float, partial: Partial, event: Timed) -> None
     """Add one event, whose value is not null, to a partial in place."""
     value = event[2]
     if function == "count_distinct":
-        _insert(partial, _hash(value))
+        _insert(partial, value_hash(value))
     elif function == "quantile":
         bucket = _bucket(float(value))
         partial[bucket] = partial.get(bucket, 0) + 1

@@ -1,4 +1,4 @@
-"""Training sets over HTTP: `POST` starts a job in a process of its own, `GET` says how far it is."""
+"""Training sets over HTTP: `POST` starts a job in a process of its own, `GET` follows it."""
 
 from __future__ import annotations
 

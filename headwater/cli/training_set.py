@@ -46,7 +46,9 @@ def training_set(
     rows_per_file: Annotated[
         int, typer.Option(help="write a folder of files of so many rows", min=0)
     ] = 0,
-    engine: Annotated[str, typer.Option(help="local, or spark for more than one machine")] = "local",
+    engine: Annotated[
+        str, typer.Option(help="local, or spark for more than one machine")
+    ] = "local",
     reproduce: Annotated[
         Path | None, typer.Option(help="manifest of a training set to make again, to the byte")
     ] = None,

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-
 from headwater import label_kernels as kernels
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import BatchSourcePlan
@@ -65,7 +64,9 @@ def logged_features(
         return Logged(none.found, none.rows, kinds)
     table = normalised(data.to_table([*keys, LOG_TIME, *columns.values()]))
     known = [labels.table[key].cast(table[key].type) for key in keys]
-    numbers = LabelKeys([*known, pa.chunked_array([pa.array(labels.times, TIMESTAMP)])], len(labels))
+    numbers = LabelKeys(
+        [*known, pa.chunked_array([pa.array(labels.times, TIMESTAMP)])], len(labels)
+    )
     codes = numbers.of(
         [c.combine_chunks() for c in [*(table[k] for k in keys), table[LOG_TIME]]], table.num_rows
     )
@@ -74,5 +75,3 @@ def logged_features(
     kernels.newest_of_each(codes, np.arange(len(codes)), empty, empty, served)
     rows = np.where(numbers.codes >= 0, served[np.maximum(numbers.codes, 0)], -1)
     return Logged(rows >= 0, np.maximum(rows, 0), {n: table[c] for n, c in columns.items()})
-
-

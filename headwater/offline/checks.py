@@ -113,8 +113,8 @@ def check(
     if missing:
         raise HeadwaterError(f"the labels lack {missing}; they have {sorted(names)}")
     _check_times(labels, time)
-    for key, kind in keys.items():
-        _check_key(labels[key], key, kind)
+    for name, kind in keys.items():
+        _check_key(labels[name], name, kind)
     made = [title for title, _, _ in titles(catalog, features, full_feature_names)]
     counts = Counter([*names, *more, *made])
     clash = sorted(n for n, count in counts.items() if count > 1)

@@ -1,4 +1,4 @@
-"""Opens and writes what rows lie in: Parquet files and folders, Delta tables, CSV; here or on object stores."""
+"""Opens and writes what rows lie in: Parquet, Delta and CSV, on disk or on object stores."""
 
 from __future__ import annotations
 

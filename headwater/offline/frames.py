@@ -30,7 +30,7 @@ def label_table(frame: Any, catalog: Catalog | None = None) -> pa.Table:
         return normalised(frame)
     if isinstance(frame, str | Path):
         text = str(frame)
-        if text.endswith(".parquet") or "\n" not in text and Path(text).is_dir():
+        if text.endswith(".parquet") or ("\n" not in text and Path(text).is_dir()):
             return normalised(_parquet(text))
         return normalised(_query(text, catalog))
     if hasattr(frame, "to_arrow"):  # polars, DuckDB
@@ -79,7 +79,7 @@ def time_column(labels: pa.Table) -> str:
             f"the labels have no {TIME_COLUMN!r} and {len(times)} other columns of times "
             f"({times}); name the one that counts {TIME_COLUMN!r}"
         )
-    return times[0]
+    return str(times[0])
 
 
 def with_time(labels: pa.Table, name: str) -> pa.Table:
@@ -92,9 +92,7 @@ def with_time(labels: pa.Table, name: str) -> pa.Table:
         try:
             column = parsed_times(column)
         except ValueError as error:
-            raise HeadwaterError(
-                f"{name} holds text that is no ISO 8601 time: {error}"
-            ) from error
+            raise HeadwaterError(f"{name} holds text that is no ISO 8601 time: {error}") from error
     if not pa.types.is_timestamp(column.type):
         raise HeadwaterError(
             f"{name} is {column.type}; it must be a timestamp (naive is UTC) or ISO 8601 text"

@@ -33,7 +33,11 @@ from headwater.offline.manifest import Manifest, make_manifest, sources, version
 from headwater.offline.point_in_time import AsOf, Past
 from headwater.offline.scan import open_view
 from headwater.offline.training_set import (
-    Request, assemble, labels_of, prepare, view_columns,
+    Request,
+    assemble,
+    labels_of,
+    prepare,
+    view_columns,
 )  # fmt: skip
 from headwater.quality.profiles import ColumnProfile
 

@@ -71,7 +71,8 @@ class _Part:
             column = column.cast(self.type)
         if self._table is None:
             found = pc.index_in(column, value_set=self.values)
-            return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+            places: Int64 = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+            return places
         numbers = column.cast(pa.int64())
         out = np.empty(len(numbers), np.int64)
         values = numbers.fill_null(0) if numbers.null_count else numbers

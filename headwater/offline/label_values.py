@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from headwater.catalog import AggregationPlan, Catalog, FieldPlan, ViewPlan, column_kind
 from headwater.errors import HeadwaterError
 from headwater.offline.point_in_time import Labels, Past, features_at
-from headwater.offline.scan import EVENT, open_view
+from headwater.offline.scan import open_view
+from headwater.offline.sources import EVENT
 from headwater.sketches import is_sketch
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -61,9 +61,7 @@ class Manifest:
         """What is no longer as it was, in words; empty where the same bytes can be made."""
         missing = []
         if catalog.version != self.data["catalog"]:
-            missing.append(
-                f"the catalogue was {self.data['catalog']} and is {catalog.version}"
-            )
+            missing.append(f"the catalogue was {self.data['catalog']} and is {catalog.version}")
         labels = Path(self.data["spec"]["entities"])
         if not labels.exists():
             missing.append(f"the labels {labels} are gone")

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headwater.arrow import TIMESTAMP, arrow_type
-from headwater.catalog import Catalog, ViewPlan, column_kind
-from headwater.codec import RowCodec, key_prefix, redis_keys
+from headwater.arrow import arrow_type
+from headwater.catalog import Catalog, ViewPlan
+from headwater.codec import key_prefix
 from headwater.errors import BadRequestError
+from headwater.interning import Texts, entity_texts
 from headwater.offline.point_in_time import newest_of_each
-from headwater.offline.scan import CREATED, EVENT, open_view
+from headwater.offline.scan import open_view
+from headwater.offline.sources import CREATED, EVENT
+from headwater.online.rows import RowPacker
 from headwater.online.writer import OnlineWriter
 
 _WRITERS = 2
@@ -49,25 +50,25 @@ def _load(catalog: Catalog, writer: OnlineWriter, view: ViewPlan) -> int:
     rows = newest_of_each(scan, view.join_keys)
     own = [EVENT, *([CREATED] if scan.has_created else [])]
     names = [*(k.name for k in view.join_keys), *view.feature_names, *own]
-    codec, prefix = RowCodec.of(view), key_prefix(catalog.project, view)
+    packer, prefix = RowPacker(view), key_prefix(catalog.project, view)
     newest = None
 
-    def packed() -> Iterator[tuple[list[bytes], list[bytes]]]:
+    def packed() -> Iterator[tuple[Texts, Texts]]:
         nonlocal newest
         for batch in _cut(scan.pick(names, rows)):
             at = dict(zip(names, batch.columns, strict=True))
-            keys = [plain_column(at[k.name], k.type) for k in view.join_keys]
+            keys = [at[k.name].cast(arrow_type(k.type)) for k in view.join_keys]
             events = at[EVENT].cast(pa.int64()).to_numpy()
             made = at[CREATED].cast(pa.int64()).fill_null(0).to_numpy() if CREATED in at else None
-            cells = [_cells(at[f.name], f.type) for f in view.features]
+            cells = [_without_nan(at[f.name]) for f in view.features]
             newest = max(int(events.max()), newest or 0)
-            yield redis_keys(prefix, keys, len(events)), codec.pack_columns(events, made, cells)
+            yield entity_texts(keys, len(events)), packer.pack(events, made, cells)
 
     # Packing and Redis take turns on two connections, so that neither waits for the other.
     with ThreadPoolExecutor(_WRITERS) as threads:
-        waiting: deque[Future[int]] = deque()
+        waiting: deque[Future[None]] = deque()
         for keys, values in packed():
-            waiting.append(threads.submit(writer.load_rows, keys, values))
+            waiting.append(threads.submit(writer.load_rows, prefix, keys, values))
             if len(waiting) > _WRITERS:
                 waiting.popleft().result()
         for future in waiting:
@@ -77,36 +78,14 @@ def _load(catalog: Catalog, writer: OnlineWriter, view: ViewPlan) -> int:
     return len(rows)
 
 
+def _without_nan(column: pa.Array) -> pa.Array:
+    """Not-a-number is null."""
+    if not pa.types.is_floating(column.type):
+        return column
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+
+
 def _cut(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for at in range(0, batch.num_rows, _CUT):
             yield batch.slice(at, _CUT)
-
-
-def _cells(column: pa.Array, value_type: str) -> tuple[Any, Any]:
-    """A column of features for the codec: numbers as an array, anything else as a list."""
-    if column_kind(value_type) == "object":
-        values = plain_column(column, value_type)
-        return values, np.array([value is not None for value in values])
-    if pa.types.is_floating(column.type) and column_kind(value_type) == "float":
-        numbers = column.fill_null(np.nan).to_numpy(zero_copy_only=False)
-        return numbers, ~np.isnan(numbers)
-    target = arrow_type(value_type)
-    column = column if column.type == target else column.cast(target, safe=False)
-    known = np.asarray(column.is_valid())
-    stored = column.cast(pa.int64()) if target == TIMESTAMP else column
-    filled = stored.fill_null(False if pa.types.is_boolean(stored.type) else 0)
-    return filled.to_numpy(zero_copy_only=False), known
-
-
-def plain_column(column: pa.Array, value_type: str) -> list[object]:
-    """An Arrow column as plain values of a Feast type; not-a-number in it is null."""
-    target = arrow_type(value_type)
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    if column.type != target and not pa.types.is_nested(column.type):
-        column = column.cast(target, safe=False)
-    if target == TIMESTAMP:
-        column = column.cast(pa.int64())
-    values: list[object] = column.to_pylist()
-    return values

@@ -17,8 +17,9 @@ from headwater.errors import HeadwaterError
 from headwater.label_windows import KeyedEvents, windows_at
 from headwater.offline.keys import LabelKeys
 from headwater.offline.leaks import join_warnings, newest_warning
-from headwater.offline.scan import CREATED, EVENT, KNOWN, SEQUENCE, Scan, open_view
-from headwater.windows import Int64
+from headwater.offline.scan import KNOWN, Scan, open_view
+from headwater.offline.sources import CREATED, EVENT, SEQUENCE
+from headwater.windows import Bool, Int64
 
 AsOf = Literal["event", "arrival"]
 _NONE = np.zeros(0, np.int64)
@@ -124,9 +125,7 @@ def features_of(
             past.warn(warning)
     if len(ordered.t):
         reach = _reach(view)
-        scan.limit(
-            None if reach is None else int(ordered.t.min()) - reach, int(ordered.t.max())
-        )
+        scan.limit(None if reach is None else int(ordered.t.min()) - reach, int(ordered.t.max()))
     if view.kind == "window":
         yield from zip(names, _windows(scan, ordered, len(labels), names, past), strict=True)
         return
@@ -189,7 +188,8 @@ def newest_of_each(
 ) -> Int64:
     """The scan's row of each key that is the newest within the times, ascending.
 
-    A key without a type stays as it is. Rows with a null key or time are none. Holds keys and times of all rows, and no features.
+    A key without a type stays as it is. Rows with a null key or time are none. Holds keys and
+    times of all rows, and no features.
     """
     streamed = any(piece.kind != "batch" for piece in scan.pieces)
     own = [EVENT, *([CREATED] if scan.has_created else []), *([SEQUENCE] if streamed else [])]
@@ -210,7 +210,7 @@ def newest_of_each(
     return np.sort(best[best >= 0])
 
 
-def _times(column: pa.Array, default: Int64 | None = None) -> tuple[Int64, np.ndarray | None]:  # type: ignore[type-arg]
+def _times(column: pa.Array, default: Int64 | None = None) -> tuple[Int64, Bool | None]:
     """Microseconds, and which are known (None: all); unknown ones are the default's, or oldest."""
     numbers = column.cast(pa.int64())
     if not numbers.null_count:
@@ -247,8 +247,7 @@ def _windows(
 
 
 def _parts(scan: Scan, columns: int, past: Past) -> int:
-    rows = sum(piece.data.count_rows() for piece in scan.pieces)
-    return max(1, -(-rows * 8 * (4 + columns) * _COPIES // past.budget))
+    return max(1, -(-scan.rows() * 8 * (4 + columns) * _COPIES // past.budget))
 
 
 def _part_labels(ordered: _Ordered, part: int, parts: int) -> tuple[Int64, Int64, Int64]:

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from headwater.catalog import Catalog, ViewPlan
-from headwater.offline.scan import EVENT, open_view
+from headwater.offline.scan import open_view
+from headwater.offline.sources import EVENT
 from headwater.quality.profiles import ColumnProfile
 
 

@@ -31,7 +31,12 @@ from headwater.errors import HeadwaterError
 from headwater.offline.files import open_delta, open_source
 from headwater.offline.log import ARRIVED, OFFSET, PARTITION, log_schema
 from headwater.offline.sources import (
-    CREATED, EVENT, SEQUENCE, connect, normalised, parsed_times, quoted,
+    CREATED,
+    EVENT,
+    SEQUENCE,
+    connect,
+    normalised,
+    parsed_times,
 )  # fmt: skip
 from headwater.transform import transform_events
 from headwater.windows import Int64
@@ -164,14 +169,14 @@ class Scan:
             piece.limit(low_us, high_us)
 
     def newest_us(self) -> int | None:
-        """The newest event time by the files' statistics, microseconds; None where they are mute."""
+        """The newest event time by the files' statistics, microseconds; None without them."""
         found = [piece.newest() for piece in self.pieces]
         times = [us for us in found if us is not None]
         return max(times) if len(times) == len(found) and times else None
 
     def rows(self) -> int:
         """How many rows the sources hold."""
-        return sum(piece.data.count_rows() for piece in self.pieces)
+        return sum(int(piece.data.count_rows()) for piece in self.pieces)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Batches with the columns asked for, which may be EVENT, CREATED, SEQUENCE and KNOWN.
@@ -230,7 +235,7 @@ class Scan:
         """All rows at once, by `batches`."""
         found = list(self.batches(columns))
         if not found:
-            kinds = {n: TIMESTAMP for n in (EVENT, CREATED, KNOWN)} | {SEQUENCE: pa.int64()}
+            kinds = dict.fromkeys((EVENT, CREATED, KNOWN), TIMESTAMP) | {SEQUENCE: pa.int64()}
             for piece in self.pieces:
                 for name, source in piece.source_of.items():
                     kinds.setdefault(name, piece.data.schema.field(source).type)
@@ -331,9 +336,7 @@ class _Gather:
         return parts.take(pa.array(place, mask=absent))
 
 
-def open_view(
-    catalog: Catalog, view: ViewPlan, versions: Mapping[str, int] | None = None
-) -> Scan:
+def open_view(catalog: Catalog, view: ViewPlan, versions: Mapping[str, int] | None = None) -> Scan:
     """A view's rows. versions: path -> version of Delta tables that are to be read as they were.
 
     Raises HeadwaterError where a source is missing or lacks its times.

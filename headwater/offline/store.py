@@ -37,8 +37,8 @@ from headwater.errors import HeadwaterError
 from headwater.offline.files import append_file, open_target, storage_options, write_file
 from headwater.offline.frames import TIME_COLUMN, label_table, time_column, with_time
 from headwater.offline.point_in_time import Past, newest_of_each
-from headwater.offline.scan import EVENT, Scan, open_view
-from headwater.offline.sources import normalised
+from headwater.offline.scan import Scan, open_view
+from headwater.offline.sources import EVENT, normalised
 from headwater.offline.training_set import build
 
 

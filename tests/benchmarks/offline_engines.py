@@ -243,7 +243,9 @@ def feast(case: str, folder: Path, scale: float) -> tuple[float, dict[str, Any]]
         address = server.url.removeprefix("redis://").split("/")[0]
         online = {"type": "redis", "connection_string": address}
         store = feast_store(case, share, "duckdb", online)
-        begin, end = (datetime.fromtimestamp(t / 1e6, UTC) for t in (START - HOUR, START + 2 * SPAN))
+        begin, end = (
+            datetime.fromtimestamp(t / 1e6, UTC) for t in (START - HOUR, START + 2 * SPAN)
+        )
         start = time.perf_counter()
         store.materialize(begin, end)
         seconds = (time.perf_counter() - start) / FEAST_SHARE
@@ -261,8 +263,12 @@ def polars(case: str, folder: Path, scale: float) -> tuple[float, dict[str, Any]
         for v in range(VIEWS):
             view = pl.read_parquet(folder / f"{case}.v{v}.parquet").sort("ts")
             labels = labels.join_asof(
-                view, left_on="event_timestamp", right_on="ts", by="entity",
-                strategy="backward", tolerance=f"{TTL_DAYS}d",
+                view,
+                left_on="event_timestamp",
+                right_on="ts",
+                by="entity",
+                strategy="backward",
+                tolerance=f"{TTL_DAYS}d",
             ).drop("ts", strict=False)
         return labels.sort("label_id")
 

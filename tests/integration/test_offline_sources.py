@@ -81,7 +81,12 @@ def test_a_delta_table_at_its_newest_version_or_an_older_one(tmp_path: Path) -> 
     write_deltalake(tmp_path, ROWS.slice(0, 2), partition_by=["id"])
     write_deltalake(tmp_path, ROWS.slice(2, 2), mode="append")
     assert joined(source("delta", tmp_path)) == WANTED
-    assert joined(source("delta", tmp_path), Past(versions={str(tmp_path): 0})) == [20, 10, None, 20]
+    assert joined(source("delta", tmp_path), Past(versions={str(tmp_path): 0})) == [
+        20,
+        10,
+        None,
+        20,
+    ]
 
 
 def test_csv(tmp_path: Path) -> None:

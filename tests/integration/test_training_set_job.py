@@ -83,8 +83,10 @@ def catalog(tmp_path: Path) -> Catalog:
     service = ServicePlan(
         "both", (FeatureRefPlan("scores", ("score",)), FeatureRefPlan("windows", ()))
     )
-    return Catalog("p", "v1", "", "", streams={"spend": stream},
-                   views={"windows": windows, "scores": scores}, services={"both": service})  # fmt: skip
+    return Catalog(
+        "p", "v1", "", "", streams={"spend": stream},
+        views={"windows": windows, "scores": scores}, services={"both": service},
+    )  # fmt: skip
 
 
 @pytest.fixture
