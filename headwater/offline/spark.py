@@ -8,6 +8,7 @@ by their files, so the executors must reach the same paths.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -75,11 +76,11 @@ def local_session(cores: str = "local[2]") -> Any:
         ) from error
     builder = SparkSession.builder.master(cores).appName("headwater")
     # Executors run this Python and this package, wherever they start.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     package = str(Path(headwater.__file__).resolve().parents[1])
     return (
         builder.config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.execution.arrow.pyspark.enabled", "true")
-        .config("spark.pyspark.python", sys.executable)
         .config("spark.executorEnv.PYTHONPATH", package)
         .config("spark.sql.shuffle.partitions", "4")
         .config("spark.ui.enabled", "false")

@@ -21,12 +21,11 @@ import pyarrow.parquet as pq
 
 CASES = {
     "rows": ["headwater", "plugin", "feast", "polars"],
-    "windows": ["headwater", "duckdb"],
+    "windows": ["headwater", "duckdb", "duckdb_numbers"],
     "materialize": ["headwater", "feast"],
     "profile": ["headwater"],
 }
 LONG = {"long": ["headwater", "reading"], "long_tenth": ["headwater", "reading"]}
-RIVALS = {"rows": ("feast", "polars"), "windows": ("duckdb",), "materialize": ("feast",)}
 
 
 def run(case: str, engine: str, folder: Path, scale: float) -> dict[str, Any]:

@@ -131,6 +131,8 @@ def headwater(case: str, folder: Path, scale: float) -> tuple[float, dict[str, A
         return _headwater_materialize(folder)
     if case == "profile":
         return _headwater_profile(folder)
+    if case.startswith("long"):
+        return _headwater_job(case, folder)
     from headwater.catalog import FeatureRefPlan
     from headwater.offline.training_set import build
 
@@ -143,6 +145,20 @@ def headwater(case: str, folder: Path, scale: float) -> tuple[float, dict[str, A
     seconds = time.perf_counter() - start
     _keep(table, case, "headwater", folder)
     return seconds, {}
+
+
+def _headwater_job(case: str, folder: Path) -> tuple[float, dict[str, Any]]:
+    """A job, as the command line runs it, with four gigabytes."""
+    from headwater.offline.jobs import Job, Spec
+
+    plans = catalog(case, folder)
+    spec = Spec(
+        str(folder / f"{case}.labels.parquet"), str(folder / f"{case}.set.parquet"),
+        features=tuple(f"{view}:*" for view in plans.views),
+    )  # fmt: skip
+    start = time.perf_counter()
+    manifest = Job(plans, spec, memory=4_000_000_000).run().data
+    return time.perf_counter() - start, {"note": f"{manifest['rows']:,} labels, written to a file"}
 
 
 def _headwater_materialize(folder: Path) -> tuple[float, dict[str, Any]]:
@@ -280,28 +296,41 @@ def polars(case: str, folder: Path, scale: float) -> tuple[float, dict[str, Any]
 
 
 def duckdb(case: str, folder: Path, scale: float) -> tuple[float, dict[str, Any]]:
+    """RANGE windows over timestamps and intervals, as one writes them."""
+    return _range_windows(case, folder, "duckdb", "{0}::TIMESTAMP", "INTERVAL {0} MICROSECONDS")
+
+
+def duckdb_numbers(case: str, folder: Path, scale: float) -> tuple[float, dict[str, Any]]:
+    """The same over times as numbers, which DuckDB is five times faster at."""
+    return _range_windows(case, folder, "duckdb_numbers", "epoch_us({0})", "{0}")
+
+
+def _range_windows(
+    case: str, folder: Path, name: str, time_of: str, span_of: str
+) -> tuple[float, dict[str, Any]]:
     import duckdb as engine
 
     names = [(f, w) for f in ("count", "sum", "max") for w in WINDOWS]
     spans = ", ".join(
         f"{f}(x) OVER (PARTITION BY entity ORDER BY ts "
-        f"RANGE BETWEEN {WINDOWS[w]} PRECEDING AND CURRENT ROW) AS {f}_{w}"
+        f"RANGE BETWEEN {span_of.format(WINDOWS[w])} PRECEDING AND CURRENT ROW) AS {f}_{w}"
         for f, w in names
     )
     sql = f"""
         SELECT label_id, {", ".join(f"{f}_{w}" for f, w in names)} FROM (
           SELECT label_id, {spans} FROM (
-            SELECT entity, epoch_us(ts) AS ts, v0_f0 AS x, NULL AS label_id
+            SELECT entity, {time_of.format("ts")} AS ts, v0_f0 AS x, NULL AS label_id
             FROM '{folder}/windows.v0.parquet'
             UNION ALL
-            SELECT entity, epoch_us(event_timestamp), NULL, label_id
+            SELECT entity, {time_of.format("event_timestamp")}, NULL, label_id
             FROM '{folder}/windows.labels.parquet'))
         WHERE label_id IS NOT NULL ORDER BY label_id"""  # noqa: S608
     start = time.perf_counter()
     with engine.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
         table = connection.sql(sql).to_arrow_table()
     seconds = time.perf_counter() - start
-    _keep(table, case, "duckdb", folder)
+    _keep(table, case, name, folder)
     return seconds, {}
 
 
@@ -322,7 +351,7 @@ def _keep(table: pa.Table, case: str, engine: str, folder: Path) -> None:
 
 ENGINES: dict[str, Callable[[str, Path, float], tuple[float, dict[str, Any]]]] = {
     "headwater": headwater, "plugin": plugin, "feast": feast, "polars": polars, "duckdb": duckdb,
-    "reading": reading,
+    "duckdb_numbers": duckdb_numbers, "reading": reading,
 }  # fmt: skip
 
 

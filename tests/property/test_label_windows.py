@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from headwater import label_kernels, sketches
 from headwater.catalog import AggregationPlan
 from headwater.label_windows import KeyedEvents, windows_at
-from tests.property.test_windows import ALL, HOUR, T0, Event, agrees, oracle, streams, times
+from tests.oracle import agrees, oracle
+from tests.property.test_windows import ALL, HOUR, T0, Event, streams, times
 
 TYPES = {"x": pa.float64(), "i": pa.int64(), "s": pa.string()}
 
