@@ -1,3 +1,17 @@
 """Headwater: a feature store service on Feast definitions."""
 
+from __future__ import annotations
+
+from typing import Any
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "training_set"]
+
+
+def __getattr__(name: str) -> Any:
+    # Who only serves or ingests does not wait for the offline store's import.
+    if name == "training_set":
+        from headwater.offline.api import training_set
+
+        return training_set
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

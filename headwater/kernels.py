@@ -1,4 +1,4 @@
-"""Compiled loops over windowed state: merge operators, reading tiles, sliding windows.
+"""Compiled loops over windowed state: merge operators and reading tiles.
 
 All state is 8-byte words. A slot holds an int64 or the bits of a float64, as its operator says;
 every operator is `identity`, `lift` (one event) and `merge` (two partials), and nothing is ever
@@ -179,54 +179,3 @@ def read(ops, width, n_columns, words, section_at, owner, windows, t, partials):
                         ops, into_i, into_f, w * width, words[start], words[start + 1],
                         cells, cells_f, known,
                     )  # fmt: skip
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def slide(ops, width, events_at, ts, seq, values, valid, labels_at, t, length, hop, partials):
-    """One window's partial at each label, offline: events [floor_hop(t - length), t] of its key.
-
-    Key k has events `events_at[k]:events_at[k+1]` in order of (ts, seq) and labels
-    `labels_at[k]:labels_at[k+1]` in order of t; `partials` is int64 [labels, width], filled with
-    identities. The two-stack queue (Tangwongsan, Hirzel and Schneider 2015) merges each event
-    a constant number of times and subtracts nothing.
-    """
-    partials_f = partials.view(np.float64)
-    values_f = values.view(np.float64)
-    back_i = np.empty(width, np.int64)
-    back_f = back_i.view(np.float64)
-    for k in range(events_at.shape[0] - 1):
-        begin, end = events_at[k], events_at[k + 1]
-        if labels_at[k] == labels_at[k + 1] or begin == end:
-            continue
-        front_i = np.empty((end - begin) * width, np.int64)
-        front_f = front_i.view(np.float64)
-        low, high, turn = begin, begin, begin
-        identity(ops, back_i, back_f, 0)
-        for row in range(labels_at[k], labels_at[k + 1]):
-            bound = I64_MIN if length < 0 else (t[row] - length) // hop * hop
-            while high < end and ts[high] <= t[row]:
-                add_event(
-                    ops, back_i, back_f, 0, ts[high], seq[high],
-                    values[high], values_f[high], valid[high],
-                )  # fmt: skip
-                high += 1
-            while low < high and ts[low] < bound:
-                low += 1
-            if low > turn:
-                # The front ran out: it becomes the suffix partials of what is still in the window.
-                for e in range(high - 1, low - 1, -1):
-                    at = (e - begin) * width
-                    identity(ops, front_i, front_f, at)
-                    add_event(
-                        ops, front_i, front_f, at, ts[e], seq[e],
-                        values[e], values_f[e], valid[e],
-                    )  # fmt: skip
-                    if e + 1 < high:
-                        merge(ops, front_i, front_f, at, front_i, front_f, at + width)
-                turn = high
-                identity(ops, back_i, back_f, 0)
-            if low < turn:
-                merge(
-                    ops, partials[row], partials_f[row], 0, front_i, front_f, (low - begin) * width
-                )
-            merge(ops, partials[row], partials_f[row], 0, back_i, back_f, 0)

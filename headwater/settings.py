@@ -141,8 +141,20 @@ class Settings:
     tls_cert: str = _setting("HEADWATER_TLS_CERT", "", "file of the service's TLS certificate")
     tls_key: str = _setting("HEADWATER_TLS_KEY", "", "file of the certificate's private key")
     memory_limit: str = _setting(
-        "HEADWATER_MEMORY_LIMIT", "", "DuckDB's memory limit, such as 4GB", _SIZE
+        "HEADWATER_MEMORY_LIMIT",
+        "",
+        "memory that a training set may take, such as 4GB; half of the machine's when unset",
+        _SIZE,
     )
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory_limit` in bytes; 0 where it is unset."""
+        found = re.fullmatch(r"([\d.]+) ?([KMGT])(i?)B", self.memory_limit, re.IGNORECASE)
+        if found is None:
+            return 0
+        base = 1024 if found[3] else 1000
+        return int(float(found[1]) * base ** ("KMGT".index(found[2].upper()) + 1))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:

@@ -21,8 +21,8 @@ import msgspec
 
 DISTINCT_HASHES = 2048
 RELATIVE_ERROR = 0.01
-_LOG_GAMMA = math.log((1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR))
-_ZERO = 1 << 40
+LOG_GAMMA = math.log((1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR))
+ZERO_BUCKET = 1 << 40
 
 #: An event as sketches see it: (event time, sequence, value).
 Timed = tuple[int, int, Any]
@@ -39,7 +39,7 @@ def is_sketch(function: str, kind: str) -> bool:
 def lift(function: str, parameter: float, events: Sequence[Timed]) -> Partial:
     """The partial of some events whose values are not null."""
     if function == "count_distinct":
-        return _smallest({_hash(value) for _, _, value in events})
+        return _smallest({value_hash(value) for _, _, value in events})
     if function == "quantile":
         counts: dict[int, int] = {}
         for _, _, value in events:
@@ -61,7 +61,7 @@ def add(function: str, parameter: float, partial: Partial, event: Timed) -> None
     """Add one event, whose value is not null, to a partial in place."""
     value = event[2]
     if function == "count_distinct":
-        _insert(partial, _hash(value))
+        _insert(partial, value_hash(value))
     elif function == "quantile":
         bucket = _bucket(float(value))
         partial[bucket] = partial.get(bucket, 0) + 1
@@ -95,7 +95,7 @@ def finalize(function: str, parameter: float, partial: Partial) -> Any:
     if function == "count_distinct":
         if len(partial) < DISTINCT_HASHES:
             return len(partial)
-        return round((DISTINCT_HASHES - 1) / (partial[-1] / 2.0**64))
+        return estimate(partial[-1])
     if not partial:
         return None
     if function == "quantile":
@@ -107,7 +107,13 @@ def finalize(function: str, parameter: float, partial: Partial) -> Any:
     return [value for _, _, value in partial]
 
 
-def _hash(value: Any) -> int:
+def estimate(largest: int) -> int:
+    """Distinct values, from the largest of the `DISTINCT_HASHES` smallest hashes."""
+    return round((DISTINCT_HASHES - 1) / (largest / 2.0**64))
+
+
+def value_hash(value: Any) -> int:
+    """64 bits of a value, the same everywhere."""
     if isinstance(value, float):
         value += 0.0  # -0.0 equals 0.0, and so must its hash
     digest = hashlib.blake2b(msgspec.msgpack.encode(value), digest_size=8).digest()
@@ -136,23 +142,24 @@ def _ends(function: str, parameter: float, events: Sequence[Timed]) -> list[list
 def _bucket(value: float) -> int:
     """Index of a value's logarithmic bucket, odd for negative values."""
     if value == 0.0:
-        return _ZERO
-    return 2 * math.ceil(math.log(abs(value)) / _LOG_GAMMA) + (value < 0)
+        return ZERO_BUCKET
+    return 2 * math.ceil(math.log(abs(value)) / LOG_GAMMA) + (value < 0)
 
 
-def _centre(bucket: int) -> float:
-    if bucket == _ZERO:
+def centre(bucket: int) -> float:
+    """The value that stands for a bucket."""
+    if bucket == ZERO_BUCKET:
         return 0.0
-    size = 2 * math.exp((bucket // 2) * _LOG_GAMMA) / (math.exp(_LOG_GAMMA) + 1)
+    size = 2 * math.exp((bucket // 2) * LOG_GAMMA) / (math.exp(LOG_GAMMA) + 1)
     return -size if bucket % 2 else size
 
 
 def _quantile(counts: dict[int, int], q: float) -> float:
     rank = q * (sum(counts.values()) - 1)
     seen = 0
-    ordered = sorted((_centre(bucket), count) for bucket, count in counts.items())
-    for centre, count in ordered:
+    ordered = sorted((centre(bucket), count) for bucket, count in counts.items())
+    for middle, count in ordered:
         seen += count
         if seen > rank:
-            return centre
+            return middle
     return ordered[-1][0]

@@ -23,7 +23,7 @@ from headwater.online.link import Link
 from headwater.online.writer import OnlineWriter, clock_key, connect
 from headwater.quality.freshness import freshness as freshness_of
 from headwater.settings import Settings
-from service import protocol, writes
+from service import protocol, training_sets, writes
 from service.access import Access, check_exposure
 from service.gate import Gate
 from service.metrics import Metrics
@@ -156,6 +156,7 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
     _add_features(app, service)
     _add_writes(app, service)
     _add_health(app, service)
+    training_sets.add(app, repo, lambda: service.planner.catalog, settings.max_body_bytes)
     return app
 
 

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from headwater import catalog_cache
+from headwater.cli.training_set import profile, training_set
 from headwater.errors import HeadwaterError
 from headwater.quality.freshness import freshness
 from headwater.settings import Settings
@@ -225,31 +226,8 @@ def _program(module: str, repo: Path, *more: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, "--repo", str(repo), *more]
 
 
-@app.command("training-set")
-def training_set(
-    service: Annotated[str, typer.Option(help="feature service")],
-    entities: Annotated[Path, typer.Option(help="Parquet: keys, event_timestamp, labels")],
-    out: Annotated[Path, typer.Option(help="Parquet file to write; its manifest goes beside it")],
-    repo: Repo = REPO,
-    as_json: AsJson = False,
-) -> None:
-    """Join a feature service to labels as the features stood at each label's time."""
-    from rich.progress import Progress
-
-    from headwater.offline.training_set import write
-
-    catalog = catalog_cache.load(repo.resolve())
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("views", total=None)
-
-        def progress(name: str, done: int, total: int) -> None:
-            bar.update(task, description=name, completed=done, total=total)
-
-        manifest = write(catalog, service, entities, out, progress)
-    if as_json:
-        typer.echo(json.dumps(manifest))
-        return
-    console.print(f"{out}: {manifest['rows']:,} rows in {manifest['seconds']:.1f} s")
+app.command("training-set")(training_set)
+app.command()(profile)
 
 
 @app.command()

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.resources import files
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headwater.arrow import TIMESTAMP, arrow_type
+from headwater.arrow import arrow_type
 from headwater.catalog import Catalog, ViewPlan
-from headwater.codec import RowCodec, key_prefix, redis_keys
+from headwater.codec import key_prefix
 from headwater.errors import BadRequestError
-from headwater.offline.sources import CREATED, EVENT, SEQUENCE, connect, quoted, view_rows
+from headwater.interning import Texts, entity_texts
+from headwater.offline.point_in_time import newest_of_each
+from headwater.offline.scan import open_view
+from headwater.offline.sources import CREATED, EVENT
+from headwater.online.rows import RowPacker
 from headwater.online.writer import OnlineWriter
+
+_WRITERS = 2
+#: Rows that are packed at once, while those before are written.
+_CUT = 50_000
 
 
 def materialize(
@@ -36,49 +45,47 @@ def materialize(
     return {view.name: _load(catalog, writer, view) for view in views if view.online}
 
 
-def latest_rows(rows: pa.Table, view: ViewPlan) -> pa.Table:
-    """The newest row of each entity by (event time, created, sequence)."""
-    order = [f"{quoted(EVENT)} DESC"]
-    if CREATED in rows.column_names:
-        order.append(f"{quoted(CREATED)} DESC NULLS LAST")
-    order.append(f"{quoted(SEQUENCE)} DESC")
-    text = (files("headwater.offline") / "latest.sql").read_text()
-    keys = ", ".join(quoted(key.name) for key in view.join_keys) or "1"
-    with connect() as connection:
-        connection.register("rows", rows)
-        return connection.sql(text.format(keys=keys, order=", ".join(order))).to_arrow_table()
-
-
 def _load(catalog: Catalog, writer: OnlineWriter, view: ViewPlan) -> int:
-    rows = view_rows(catalog, view)
-    for key in view.join_keys:
-        rows = rows.filter(pc.is_valid(rows[key.name]))
-    rows = latest_rows(rows, view)
-    if not rows.num_rows:
-        return 0
-    events = rows[EVENT].cast(pa.int64()).to_pylist()
-    made = rows[CREATED].cast(pa.int64()).to_pylist() if CREATED in rows.column_names else None
-    cells = [plain_column(rows[f.name], f.type) for f in view.features]
-    keys = [plain_column(rows[k.name], k.type) for k in view.join_keys]
-    codec = RowCodec.of(view)
-    packed = [
-        codec.pack(events[i], made[i] if made else None, -1, -1, [c[i] for c in cells])
-        for i in range(rows.num_rows)
-    ]
-    writer.write_rows(redis_keys(key_prefix(catalog.project, view), keys, rows.num_rows), packed)
-    newest = max(events)
-    writer.raise_clocks({("online", view.name): newest, ("offline", view.name): newest})
-    return int(rows.num_rows)
+    scan = open_view(catalog, view)
+    rows = newest_of_each(scan, view.join_keys)
+    own = [EVENT, *([CREATED] if scan.has_created else [])]
+    names = [*(k.name for k in view.join_keys), *view.feature_names, *own]
+    packer, prefix = RowPacker(view), key_prefix(catalog.project, view)
+    newest = None
+
+    def packed() -> Iterator[tuple[Texts, Texts]]:
+        nonlocal newest
+        for batch in _cut(scan.pick(names, rows)):
+            at = dict(zip(names, batch.columns, strict=True))
+            keys = [at[k.name].cast(arrow_type(k.type)) for k in view.join_keys]
+            events = at[EVENT].cast(pa.int64()).to_numpy()
+            made = at[CREATED].cast(pa.int64()).fill_null(0).to_numpy() if CREATED in at else None
+            cells = [_without_nan(at[f.name]) for f in view.features]
+            newest = max(int(events.max()), newest or 0)
+            yield entity_texts(keys, len(events)), packer.pack(events, made, cells)
+
+    # Packing and Redis take turns on two connections, so that neither waits for the other.
+    with ThreadPoolExecutor(_WRITERS) as threads:
+        waiting: deque[Future[None]] = deque()
+        for keys, values in packed():
+            waiting.append(threads.submit(writer.load_rows, prefix, keys, values))
+            if len(waiting) > _WRITERS:
+                waiting.popleft().result()
+        for future in waiting:
+            future.result()
+    if newest is not None:
+        writer.raise_clocks({("online", view.name): newest, ("offline", view.name): newest})
+    return len(rows)
 
 
-def plain_column(column: pa.ChunkedArray, value_type: str) -> list[object]:
-    """An Arrow column as plain values of a Feast type; not-a-number in it is null."""
-    target = arrow_type(value_type)
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    if column.type != target and not pa.types.is_nested(column.type):
-        column = column.cast(target, safe=False)
-    if target == TIMESTAMP:
-        column = column.cast(pa.int64())
-    values: list[object] = column.to_pylist()
-    return values
+def _without_nan(column: pa.Array) -> pa.Array:
+    """Not-a-number is null."""
+    if not pa.types.is_floating(column.type):
+        return column
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+
+
+def _cut(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for at in range(0, batch.num_rows, _CUT):
+            yield batch.slice(at, _CUT)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import uuid
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+import msgspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import write_deltalake
 from feast import FeatureView, OnDemandFeatureView, RepoConfig
@@ -21,7 +20,6 @@ from feast.data_format import DeltaFormat
 from feast.data_source import DataSource
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_logging import LoggingConfig, LoggingSource
-from feast.infra.offline_stores import offline_utils
 from feast.infra.offline_stores.file_source import (
     FileLoggingDestination,
     FileSource,
@@ -36,8 +34,11 @@ from headwater.arrow import TIMESTAMP
 from headwater.catalog import Catalog, FeatureRefPlan, JoinKeyPlan, ViewPlan
 from headwater.catalog_feast import plan_catalog
 from headwater.errors import HeadwaterError
-from headwater.offline.materialize import latest_rows
-from headwater.offline.sources import CREATED, EVENT, SEQUENCE, connect, normalised, read_batch
+from headwater.offline.files import append_file, open_target, storage_options, write_file
+from headwater.offline.frames import TIME_COLUMN, label_table, time_column, with_time
+from headwater.offline.point_in_time import Past, newest_of_each
+from headwater.offline.scan import Scan, open_view
+from headwater.offline.sources import EVENT, normalised
 from headwater.offline.training_set import build
 
 
@@ -86,18 +87,38 @@ class DuckDBJob(RetrievalJob):
         allow_overwrite: bool = False,
         timeout: int | None = None,
     ) -> None:
-        """Write the result to a file. Raises where it exists and may not be overwritten."""
+        """Write the result to a file, a folder or a Delta table, as the storage says.
+
+        Raises SavedDatasetLocationAlreadyExists where it exists and may not be overwritten.
+        """
         if not isinstance(storage, SavedDatasetFileStorage):
             raise HeadwaterError("a saved dataset goes to a file: use SavedDatasetFileStorage")
-        path = Path(FileSource.get_uri_for_file_path(self._repo, storage.file_options.uri))
-        if path.exists() and not allow_overwrite:
-            raise SavedDatasetLocationAlreadyExists(location=str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(self.to_arrow(), path)
+        options = storage.file_options
+        place = FileSource.get_uri_for_file_path(self._repo, options.uri)
+        store, inner = open_target(place, options.s3_endpoint_override or "")
+        kind = store.get_file_info(inner).type
+        if kind != pafs.FileType.NotFound and not allow_overwrite:
+            raise SavedDatasetLocationAlreadyExists(location=place)
+        table = self.to_arrow(timeout=timeout)
+        if isinstance(options.file_format, DeltaFormat):
+            write_deltalake(
+                place, table, mode="overwrite", schema_mode="overwrite",
+                storage_options=storage_options(place, options.s3_endpoint_override or ""),
+            )  # fmt: skip
+        elif kind == pafs.FileType.Directory:
+            write_file(table, store, f"{inner}/part-0.parquet")
+            for old in store.get_file_info(pafs.FileSelector(inner, recursive=True)):
+                if old.extension == "parquet" and old.base_name != "part-0.parquet":
+                    store.delete_file(old.path)
+        else:
+            write_file(table, store, inner)
 
 
 class DuckDBOfflineStore(OfflineStore):
-    """Point-in-time joins by DuckDB and the windows' own definition, over files and Delta."""
+    """Point-in-time joins and windows by their definition, over files, Delta and SQL."""
+
+    #: Asked for, a row counts only from its created time on: as of arrival.
+    supports_filter_by_created_timestamp = True
 
     @staticmethod
     def get_historical_features(
@@ -108,29 +129,30 @@ class DuckDBOfflineStore(OfflineStore):
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
+        filter_by_created_timestamp: bool = False,
         **kwargs: Any,
     ) -> RetrievalJob:
-        """entity_df: DataFrame, Arrow table, SQL for DuckDB, or None with a date range."""
+        """entity_df: a DataFrame, an Arrow table, a Parquet file's path, SQL for DuckDB (which may
+        name views and sources as tables), or None with a date range."""
         catalog, views = plan_catalog(config, feature_views)
         if entity_df is None:
             labels = _every_row(views, catalog, kwargs.get("start_date"), kwargs.get("end_date"))
         else:
-            labels = _labels(entity_df)
-        time_column = _time_column(labels)
-        labels = _with_time(labels, time_column)
+            labels = label_table(entity_df, catalog)
+        time = time_column(labels)
+        labels = with_time(labels, time)
         references = _references(feature_views, feature_refs)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        times = labels[time_column]
+        times = labels[time]
+        past = Past("arrival" if filter_by_created_timestamp else "event")
         metadata = RetrievalMetadata(
             features=feature_refs,
-            keys=[name for name in labels.column_names if name != time_column],
+            keys=[name for name in labels.column_names if name != time],
             min_event_timestamp=pc.min(times).as_py(),
             max_event_timestamp=pc.max(times).as_py(),
         )
         return DuckDBJob(
-            lambda: build(
-                catalog, references, labels, full_feature_names, None, time_column
-            ),
+            lambda: build(catalog, references, labels, full_feature_names, None, time, past),
             full_feature_names, on_demand, metadata, config.repo_path,
         )  # fmt: skip
 
@@ -146,19 +168,13 @@ class DuckDBOfflineStore(OfflineStore):
         end_date: datetime,
     ) -> RetrievalJob:
         def run() -> pa.Table:
-            rows = _pull(
+            scan, columns = _pull(
                 config, data_source, join_key_columns, feature_name_columns,
-                timestamp_field, created_timestamp_column, start_date, end_date,
+                timestamp_field, created_timestamp_column,
             )  # fmt: skip
-            own = {EVENT: rows[timestamp_field]}
-            if created_timestamp_column:
-                own[CREATED] = rows[created_timestamp_column]
-            marked = rows.append_column(SEQUENCE, pa.array(np.arange(rows.num_rows)))
-            for name, column in own.items():
-                marked = marked.append_column(name, column)
-            keys = tuple(JoinKeyPlan(name, "STRING") for name in join_key_columns)
-            newest = latest_rows(marked, ViewPlan("", "row", keys, ()))
-            return newest.select(rows.column_names)
+            keys = [JoinKeyPlan(n, "") for n in join_key_columns]
+            rows = newest_of_each(scan, keys, _us(start_date), _us(end_date))
+            return _together(scan, columns, scan.pick(columns, rows))
 
         return DuckDBJob(run, False, [], None, config.repo_path)
 
@@ -173,11 +189,16 @@ class DuckDBOfflineStore(OfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        return DuckDBJob(
-            lambda: _pull(config, data_source, join_key_columns, feature_name_columns,
-                          timestamp_field, created_timestamp_column, start_date, end_date),
-            False, [], None, config.repo_path,
-        )  # fmt: skip
+        def run() -> pa.Table:
+            scan, columns = _pull(
+                config, data_source, join_key_columns, feature_name_columns,
+                timestamp_field, created_timestamp_column,
+            )  # fmt: skip
+            scan.limit(_us(start_date), _us(end_date))
+            inside = _within(scan.batches([*columns, EVENT]), start_date, end_date)
+            return _together(scan, columns, inside)
+
+        return DuckDBJob(run, False, [], None, config.repo_path)
 
     @staticmethod
     def offline_write_batch(
@@ -190,11 +211,15 @@ class DuckDBOfflineStore(OfflineStore):
         source = feature_view.batch_source
         if not isinstance(source, FileSource):
             raise HeadwaterError(f"view {feature_view.name!r} has no file to append to")
-        path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+        place = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+        endpoint = source.file_options.s3_endpoint_override or ""
         if isinstance(source.file_format, DeltaFormat):
-            write_deltalake(path, normalised(table), mode="append", schema_mode="merge")
+            write_deltalake(
+                place, normalised(table), mode="append", schema_mode="merge",
+                storage_options=storage_options(place, endpoint),
+            )  # fmt: skip
         else:
-            _append(Path(path), table)
+            append_file(table, *open_target(place, endpoint))
         if progress:
             progress(table.num_rows)
 
@@ -210,9 +235,14 @@ class DuckDBOfflineStore(OfflineStore):
         if not isinstance(destination, FileLoggingDestination):
             raise HeadwaterError("feature logs go to files: use FileLoggingDestination")
         table = pq.read_table(data) if isinstance(data, Path) else data
-        folder = Path(FileSource.get_uri_for_file_path(config.repo_path, destination.path))
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(table, folder / f"{uuid.uuid4()}.parquet")
+        store, inner = open_target(
+            FileSource.get_uri_for_file_path(config.repo_path, destination.path),
+            destination.s3_endpoint_override or "",
+        )
+        write_file(table, store, f"{inner}/{uuid.uuid4()}.parquet")
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _references(views: list[FeatureView], feature_refs: list[str]) -> list[FeatureRefPlan]:
@@ -232,94 +262,59 @@ def _references(views: list[FeatureView], feature_refs: list[str]) -> list[Featu
     ]  # fmt: skip
 
 
-def _labels(entity_df: pd.DataFrame | pa.Table | str) -> pa.Table:
-    if isinstance(entity_df, str):
-        with connect() as connection:
-            return normalised(connection.sql(entity_df).to_arrow_table())
-    if isinstance(entity_df, pa.Table):
-        return normalised(entity_df)
-    return normalised(pa.Table.from_pandas(entity_df, preserve_index=False))
-
-
-def _time_column(labels: pa.Table) -> str:
-    schema = {f.name: f.type.to_pandas_dtype() for f in labels.schema}
-    times = [f.name for f in labels.schema if pa.types.is_timestamp(f.type)]
-    if "event_timestamp" in schema:
-        return "event_timestamp"
-    if len(times) == 1:
-        return times[0]
-    return str(offline_utils.infer_event_timestamp_from_entity_df(schema))
-
-
-def _with_time(labels: pa.Table, name: str) -> pa.Table:
-    """Event times written as text become timestamps."""
-    column = labels[name]
-    if pa.types.is_timestamp(column.type):
-        return labels
-    times = pd.to_datetime(column.to_pandas(), utc=True).astype("datetime64[us, UTC]")
-    at = labels.column_names.index(name)
-    return labels.set_column(at, name, pa.array(times, TIMESTAMP))
-
-
 def _every_row(
     views: list[ViewPlan], catalog: Catalog, start: datetime | None, end: datetime | None
 ) -> pa.Table:
     """Without an entity frame: each (entity, event time) of the views within the dates."""
-    from headwater.offline.sources import view_rows
-
-    low, high = _utc(start or datetime.min), _utc(end or datetime.now(UTC))
+    low, high = start or datetime.fromtimestamp(0, UTC), end or datetime.now(UTC)
     parts = []
     for view in views:
-        rows = view_rows(catalog, view)
-        kept = rows.filter(
-            pc.and_(pc.greater_equal(rows[EVENT], low), pc.less_equal(rows[EVENT], high))
-        )
+        scan = open_view(catalog, view)
+        scan.limit(_us(low), _us(high))
         names = [key.name for key in view.join_keys]
-        parts.append(kept.select([*names, EVENT]).rename_columns([*names, "event_timestamp"]))
+        inside = _within(scan.batches([*names, EVENT]), low, high)
+        found = _together(scan, [*names, EVENT], inside)
+        parts.append(found.rename_columns([*names, TIME_COLUMN]))
     both = pa.concat_tables(parts, promote_options="permissive")
     return both.group_by(both.column_names, use_threads=False).aggregate([])
 
 
+def _within(
+    batches: Iterable[pa.RecordBatch], start: datetime | None, end: datetime | None
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        event = batch.column(batch.schema.names.index(EVENT))
+        for moment, within in ((start, pc.greater_equal), (end, pc.less_equal)):
+            if moment is not None:
+                kept = within(event, pa.scalar(_us(moment), TIMESTAMP))
+                batch, event = batch.filter(kept), event.filter(kept)
+        yield batch
+
+
+def _together(scan: Scan, columns: list[str], batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    found = [pa.Table.from_batches([batch.select(columns)]) for batch in batches]
+    return pa.concat_tables(found, promote_options="permissive") if found else scan.table(columns)
+
+
 def _pull(
     config: RepoConfig, source: DataSource, keys: list[str], features: list[str],
-    time: str, created: str | None, start: datetime | None, end: datetime | None,
-) -> pa.Table:  # fmt: skip
+    time: str, created: str | None,
+) -> tuple[Scan, list[str]]:  # fmt: skip
+    """A source's rows by its own names, as Feast asks for them, and the columns wanted."""
     from headwater.catalog_feast import plan_batch
 
-    columns = [*keys, *features, time, *([created] if created else [])]
-    plan = plan_batch(config, source)
-    table = read_batch(plan, None)
-    missing = sorted(set(columns) - set(table.column_names))
-    if missing:
-        raise HeadwaterError(f"source {plan.name!r} lacks {missing}")
-    table = table.select(list(dict.fromkeys(columns)))
-    for moment, within in ((start, pc.greater_equal), (end, pc.less_equal)):
-        if moment is not None:
-            table = table.filter(within(table[time], pa.scalar(_utc(moment), TIMESTAMP)))
-    return table
+    plan = msgspec.structs.replace(
+        plan_batch(config, source), field_mapping={}, timestamp_field=time,
+        created_field=created or "",
+    )  # fmt: skip
+    catalog = Catalog(config.project, "", "", "")
+    columns = list(dict.fromkeys([*keys, *features, time, *([created] if created else [])]))
+    return open_view(catalog, ViewPlan(plan.name, "row", (), (), batch=plan)), columns
+
+
+def _us(moment: datetime | None) -> int | None:
+    return None if moment is None else (_utc(moment) - _EPOCH) // timedelta(microseconds=1)
 
 
 def _utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _append(path: Path, table: pa.Table) -> None:
-    """Add rows to a Parquet file or folder; a reader sees all of them or none."""
-    if path.is_dir():
-        _replace(table, path / f"{uuid.uuid4()}.parquet")
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # the folder, so that no lock file is left behind
-        if path.exists():
-            old = pq.read_table(path)
-            table = pa.concat_tables([old, table.select(old.column_names).cast(old.schema)])
-        _replace(table, path)
-    finally:
-        os.close(folder)
-
-
-def _replace(table: pa.Table, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4()}")
-    pq.write_table(table, temporary)
-    temporary.replace(path)

@@ -46,6 +46,19 @@ def mget(prefix: bytes, keys: Texts) -> Commands:
     return Commands(data, -(-n // CHUNK))
 
 
+def msetnx(prefix: bytes, keys: Texts, values: Texts) -> Commands:
+    """MSETNX of the keys `<prefix>{<text>}`, CHUNK keys a call: all of them, or none."""
+    n = len(keys)
+    parts = (
+        np.frombuffer(b"\r\n$6\r\nMSETNX\r\n", np.uint8), np.frombuffer(prefix, np.uint8),
+        keys.data, keys.at, values.data, values.at,
+    )  # fmt: skip
+    size = _write_pairs(np.empty(0, np.uint8), False, *parts)
+    data: Bytes = np.empty(size, np.uint8)
+    _write_pairs(data, True, *parts)
+    return Commands(data, -(-n // CHUNK))
+
+
 @njit(cache=True, nogil=True)
 def _copy(data, at, part, begin, end, real):
     if real:
@@ -120,4 +133,22 @@ def _write_mget(data, real, name, prefix, keys, keys_at):
         at = _copy(data, at, name, 0, name.size, real)
         for k in range(first, last):
             at = _key(data, at, prefix, keys, keys_at[k], keys_at[k + 1], real)
+    return at
+
+
+@njit(cache=True, nogil=True)
+def _write_pairs(data, real, name, prefix, keys, keys_at, values, values_at):
+    n = keys_at.size - 1
+    at = np.int64(0)
+    for first in range(0, n, CHUNK):
+        last = min(first + CHUNK, n)
+        if real:
+            data[at] = 42
+        at = _number(data, at + 1, 1 + 2 * (last - first), real)
+        at = _copy(data, at, name, 0, name.size, real)
+        for k in range(first, last):
+            at = _key(data, at, prefix, keys, keys_at[k], keys_at[k + 1], real)
+            at = _bulk_start(data, at, values_at[k + 1] - values_at[k], real)
+            at = _copy(data, at, values, values_at[k], values_at[k + 1], real)
+            at = _line(data, at, real)
     return at

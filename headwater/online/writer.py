@@ -11,7 +11,7 @@ import redis
 
 from headwater.errors import StoreUnavailableError
 from headwater.interning import Texts
-from headwater.online.commands import CHUNK, Commands, evalsha, mget
+from headwater.online.commands import CHUNK, Commands, evalsha, mget, msetnx
 
 SCRIPTS = ("write_rows", "write_sections", "raise_clock", "expire_sections")
 #: Bytes sent under one time limit.
@@ -68,6 +68,18 @@ class OnlineWriter:
                 part = rows[at : at + CHUNK]
                 taken += int(self._scripts["write_rows"](keys[at : at + CHUNK], part))
         return taken
+
+    def load_rows(self, prefix: bytes, keys: Texts, rows: Texts) -> None:
+        """Packed rows under distinct keys that Redis mostly does not hold yet.
+
+        MSETNX takes a chunk whole where every key is new, at a fraction of the script's cost;
+        the other chunks go through the script, where an older row never replaces a newer.
+        """
+        replies = self.run(msetnx(prefix, keys, rows))
+        for i in [i for i, taken in enumerate(replies) if not int(taken)]:
+            cut = slice(i * CHUNK, (i + 1) * CHUNK + 1)
+            self.run(self.rows(prefix, Texts(keys.data, keys.at[cut]),
+                               Texts(rows.data, rows.at[cut])))  # fmt: skip
 
     def rows(self, prefix: bytes, keys: Texts, rows: Texts) -> Commands:
         """What writes packed rows under `<prefix>{<text>}`; each reply is how many were taken."""

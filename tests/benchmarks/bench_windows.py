@@ -1,4 +1,4 @@
-"""Windows: events folded and read a second, and label times against DuckDB's RANGE windows."""
+"""Windows: events folded and read a second; label times are in `bench_offline.py`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-import duckdb
 import numpy as np
-import pyarrow as pa
 
 from headwater.catalog import AggregationPlan
 from headwater.windows import Column, EventBatch, WindowProgram, source_id
@@ -19,7 +17,7 @@ PLANS = [
                     "DOUBLE", "INT64" if f == "count" else "DOUBLE")
     for f in ("count", "sum", "max") for h in (1, 24)
 ]  # fmt: skip
-EVENTS, LABELS, KEYS = 500_000, 50_000, 10_000
+EVENTS, KEYS = 500_000, 10_000
 
 
 def median_seconds(run: Callable[[], object], times: int = 3) -> float:
@@ -46,28 +44,6 @@ def main() -> None:
     hundred = [[state] for state in states[:100]]
     seconds = median_seconds(lambda: [program.read(hundred, int(ts[-1])) for _ in range(50)]) / 50
     print(f"read: {seconds * 1e6:,.0f} us for 100 entities x 6 windowed features")
-    at, who = chance.choice(ts, LABELS), chance.integers(0, KEYS, LABELS)
-    program.at(batch, who, at)
-    ours = median_seconds(lambda: program.at(batch, who, at))
-    theirs = median_seconds(lambda: duckdb_windows(key, ts, x, who, at), 1)
-    print(f"label times: {ours:.2f} s; DuckDB RANGE windows: {theirs:.2f} s; {theirs / ours:.1f}x")
-
-
-def duckdb_windows(key: object, ts: object, x: object, who: object, at: object) -> None:
-    events = pa.table({"key": key, "ts": ts, "x": x})
-    labels = pa.table({"key": who, "ts": at})
-    spans = "".join(
-        f", {f}(x) OVER (PARTITION BY key ORDER BY ts RANGE BETWEEN {h * HOUR} PRECEDING "
-        f"AND CURRENT ROW) AS {f}_{h}"
-        for f in ("count", "sum", "max") for h in (1, 24)
-    )  # fmt: skip
-    with duckdb.connect() as connection:
-        connection.register("events", events)
-        connection.register("labels", labels)
-        connection.sql(
-            "SELECT * FROM (SELECT *" + spans + " FROM (SELECT *, false AS label FROM events "  # noqa: S608
-            "UNION ALL SELECT *, NULL, true FROM labels)) WHERE label"
-        ).to_arrow_table()
 
 
 if __name__ == "__main__":

@@ -128,3 +128,101 @@ def test_an_append_is_seen_and_leaves_no_temporary_file(store: Any) -> None:
     assert pq.read_table(repo / "rows.parquet").num_rows == before + 1
     assert trips(store, labels(("5", "5", time))) == [50]
     assert not [p.name for p in repo.iterdir() if p.name.startswith(".rows")]
+
+
+def test_a_row_created_late_counts_from_then_on_when_asked_for(store: Any) -> None:
+    # Two rows bear the event time T0 + 1 h; the winner was created an hour after it.
+    frame = labels(("1", "12", T0 + HOUR), ("1", "12", T0 + 2 * HOUR))
+    assert trips(store, frame) == [3, 3]
+    assert trips(store, frame, filter_by_created_timestamp=True) == [4, 3]
+
+
+def test_entities_may_be_arrow_or_a_parquet_file(store: Any, tmp_path: Path) -> None:
+    frame = pa.Table.from_pandas(labels(("11", "2", T0)), preserve_index=False)
+    assert trips(store, frame.to_pandas()) == [2]
+    path = tmp_path / "labels.parquet"
+    pq.write_table(frame, path)
+    assert trips(store, str(path)) == [2]
+
+
+def test_entity_sql_may_read_the_sources_of_the_views(store: Any) -> None:
+    sql = "SELECT DISTINCT a, b, TIMESTAMP '2026-01-01 00:30' AS event_timestamp FROM v ORDER BY b"
+    found = store.get_historical_features(entity_df=sql, features=["v:trips"]).to_arrow()
+    rows = {(r["a"], r["b"]): r["trips"] for r in found.to_pylist()}
+    assert rows["1", "12"] == 1
+    assert rows["11", "2"] == 2
+
+
+def test_times_in_other_zones_and_naive_ones_are_the_same_instant(store: Any) -> None:
+    at = T0 + 2 * HOUR
+    frame = labels(("11", "2", at))
+    zone = frame.assign(event_timestamp=frame["event_timestamp"].dt.tz_convert("Asia/Kolkata"))
+    naive = frame.assign(event_timestamp=frame["event_timestamp"].dt.tz_localize(None))
+    nanos = frame.assign(event_timestamp=frame["event_timestamp"].astype("datetime64[ns, UTC]"))
+    text = frame.assign(event_timestamp=[at.isoformat()])
+    for given in (frame, zone, naive, nanos, text):
+        assert trips(store, given) == [2]
+
+
+def test_a_label_column_named_like_a_feature_is_kept_apart_by_full_names(store: Any) -> None:
+    frame = labels(("11", "2", T0)).assign(trips=[99])
+    with pytest.raises(HeadwaterError, match="full feature names"):
+        trips(store, frame)
+    found = store.get_historical_features(
+        entity_df=frame, features=["v:trips"], full_feature_names=True
+    ).to_arrow()
+    assert found["trips"].to_pylist() == [99]
+    assert found["v__trips"].to_pylist() == [2]
+
+
+def test_a_wrong_key_type_is_named_before_any_work(store: Any) -> None:
+    frame = labels(("11", "2", T0)).assign(a=[{"x": 1}])
+    with pytest.raises(HeadwaterError, match="'a'"):
+        trips(store, frame)
+
+
+def test_a_null_key_is_refused(store: Any) -> None:
+    with pytest.raises(HeadwaterError, match="'a' is null in 1 label"):
+        trips(store, labels((None, "2", T0), ("11", "2", T0)))  # type: ignore[arg-type]
+
+
+def test_a_saved_dataset_is_read_back_and_not_overwritten(store: Any, tmp_path: Path) -> None:
+    from feast.errors import SavedDatasetLocationAlreadyExists
+    from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+
+    storage = SavedDatasetFileStorage(str(tmp_path / "saved.parquet"))
+    job = store.get_historical_features(entity_df=labels(("11", "2", T0)), features=["v:trips"])
+    store.create_saved_dataset(job, "saved", storage)
+    assert store.get_saved_dataset("saved").to_arrow()["trips"].to_pylist() == [2]
+    with pytest.raises(SavedDatasetLocationAlreadyExists):
+        job.persist(storage)
+
+
+def test_the_newest_row_of_each_entity_is_pulled_within_the_dates(store: Any) -> None:
+    from headwater.offline import DuckDBOfflineStore
+
+    def pull(end: datetime) -> list[dict[str, Any]]:
+        source = store.get_data_source("rows")
+        job = DuckDBOfflineStore.pull_latest_from_table_or_query(
+            store.config, source, ["a", "b"], ["trips"], "ts", "created", T0, end
+        )
+        found = job.to_arrow().select(["a", "b", "trips"]).to_pylist()
+        return [row for row in found if row["a"] != "5"]
+
+    first = [{"a": "1", "b": "12", "trips": 1}, {"a": "11", "b": "2", "trips": 2}]
+    assert pull(T0) == first
+    assert pull(T0 + HOUR) == [first[1], {"a": "1", "b": "12", "trips": 3}]
+
+
+def test_feature_logs_are_written_as_files_of_a_folder(store: Any, tmp_path: Path) -> None:
+    from feast.feature_logging import LoggingConfig
+    from feast.infra.offline_stores.file_source import FileLoggingDestination
+
+    from headwater.offline import DuckDBOfflineStore
+
+    logging = LoggingConfig(destination=FileLoggingDestination(path=str(tmp_path / "logs")))
+    for _ in range(2):
+        DuckDBOfflineStore.write_logged_features(
+            store.config, pa.table({"a": ["1"]}), None, logging, store.registry
+        )
+    assert pq.read_table(tmp_path / "logs").num_rows == 2

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from headwater.windows import Column, EventBatch, WindowProgram, source_id
 from tests.oracle import agrees, oracle
+from tests.property.test_label_windows import at_labels
 from tests.property.test_windows import (
     ALL,
     FUNCTIONS,
@@ -136,9 +137,7 @@ def test_ties_duplicates_nulls_and_window_edges_agree_online_offline_and_replaye
     stream = [e for e in stream for _ in range(1 + doubled)]
     sections = folded(stream, cut, t)
     online = PROGRAM.read(sections, t)
-    labels = np.array([0, 1])
-    everything = batch_of(list(enumerate(stream)), [0, 1], [e[1] for e in stream])
-    offline = PROGRAM.at(everything, labels, np.full(2, t))
+    offline = at_labels(ALL, stream, [(0, t), (1, t)])
     for a, served, trained in zip(ALL, online, offline, strict=True):
         for key in (0, 1):
             wanted = oracle(a, seen(stream, key, a.column), t)

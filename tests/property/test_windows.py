@@ -117,24 +117,6 @@ def test_folded_state_equals_a_replay_of_every_event(
             assert agrees(a, column[key], wanted), (a.name, key, column[key], wanted)
 
 
-@settings(max_examples=60, deadline=None)
-@given(stream=streams, labels=st.lists(st.tuples(st.integers(0, 3), times), max_size=8))
-def test_offline_values_equal_a_replay_at_any_label_time(
-    stream: list[Event], labels: list[tuple[int, int]]
-) -> None:
-    batch = batch_of(list(enumerate(stream)), [0, 1, 2], [e[1] for e in stream])
-    key = np.array([k for k, _ in labels], np.int64)
-    found = PROGRAM.at(batch, key, np.array([t for _, t in labels], np.int64))
-    for a, column in zip(ALL, found, strict=True):
-        for row, (k, t) in enumerate(labels):
-            events = [
-                (e[1], source_id("t", e[2]) % 65536 << 48 | o, e[3][a.column])
-                for o, e in enumerate(stream)
-                if e[0] == k
-            ]
-            assert agrees(a, column[row], oracle(a, events, t)), (a.name, k, t)
-
-
 def test_an_entity_without_state_has_empty_windows() -> None:
     for a, column in zip(ALL, PROGRAM.read([[]], T0), strict=True):
         assert column == [0 if a.function in {"count", "count_distinct"} else None]

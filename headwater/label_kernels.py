@@ -1,0 +1,449 @@
+"""Compiled loops of joins at label times: newest rows, window bounds, range queries, sketches.
+
+Everywhere: events and labels are grouped by key; key k has the events `events_at[k]:events_at[k+1]`
+in order of (time, sequence) and the labels `labels_at[k]:labels_at[k+1]` in order of time `t`.
+Nothing is ever subtracted from a floating sum: ranges are answered by a tree of partials.
+"""
+
+# Numba compiles a subset of Python: explicit loops and int indices are the idiom here.
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+I64_MAX = np.iinfo(np.int64).max
+I64_MIN = np.iinfo(np.int64).min
+#: Children of a node in a tree of partials.
+FAN = 16
+SUM, MIN, MAX = range(3)
+
+
+@njit(cache=True, nogil=True)
+def lookup(table, low, keys, out):
+    """`out[i] = table[keys[i] - low]`; -1 outside of the table."""
+    size = table.shape[0]
+    for i in range(keys.shape[0]):
+        # As unsigned, a key below `low` lies far above the table.
+        at = np.uint64(keys[i]) - np.uint64(low)
+        out[i] = table[at] if at < np.uint64(size) else -1
+
+
+@njit(cache=True, nogil=True)
+def group(code, n):
+    """Stable order of rows by code, and where each code starts; negative codes are left out."""
+    starts = np.zeros(n + 1, np.int64)
+    for i in range(code.shape[0]):
+        if code[i] >= 0:
+            starts[code[i] + 1] += 1
+    for k in range(n):
+        starts[k + 1] += starts[k]
+    at = starts[:-1].copy()
+    order = np.empty(starts[n], np.int64)
+    for i in range(code.shape[0]):
+        if code[i] >= 0:
+            order[at[code[i]]] = i
+            at[code[i]] += 1
+    return order, starts
+
+
+@njit(cache=True, nogil=True)
+def sort_groups(order, starts, ts, seq):
+    """Bring each group of `order` into order of (ts, seq); groups that are so already stay."""
+    for k in range(starts.shape[0] - 1):
+        a, b = starts[k], starts[k + 1]
+        for i in range(a + 1, b):
+            x, y = order[i - 1], order[i]
+            if ts[x] > ts[y] or (ts[x] == ts[y] and seq[x] > seq[y]):
+                rows = order[a:b].copy()
+                rows = rows[np.argsort(seq[rows], kind="mergesort")]
+                order[a:b] = rows[np.argsort(ts[rows], kind="mergesort")]
+                break
+
+
+@njit(cache=True, nogil=True)
+def first_at(t, lo, hi, v):
+    """First position in `t[lo:hi]` that is not before v; hi where all are."""
+    while lo < hi:
+        mid = (lo + hi) >> 1
+        if t[mid] < v:
+            lo = mid + 1
+        else:
+            hi = mid
+    return lo
+
+
+@njit(cache=True, nogil=True)
+def newest(code, ts, visible, created, seq, base, labels_at, t, best, cursor):
+    """Note each row at the first label of its key that can see it, if it is the newest there.
+
+    A label sees rows whose `visible` time is at or before its own. best: [labels, 4] = (ts,
+    created, sequence, row) so far; `seq` may be empty, then rows are in order. `cursor` [keys]
+    is where the key's last row fell: rows come nearly in order of time.
+    """
+    own = seq.shape[0] > 0
+    dated = created.shape[0] > 0
+    for i in range(code.shape[0]):
+        k = code[i]
+        if k < 0:
+            continue
+        lo, hi, v = labels_at[k], labels_at[k + 1], visible[i]
+        p = cursor[k]
+        if not (p < hi and t[p] >= v and (p == lo or t[p - 1] < v)):
+            # The next label is a likely one too; else any.
+            if p + 1 < hi and t[p] < v and t[p + 1] >= v:
+                p += 1
+            else:
+                p = first_at(t, lo, hi, v)
+            if p == hi:
+                continue
+            cursor[k] = p
+        made = created[i] if dated else 0
+        number = seq[i] if own else base + i
+        row = best[p]
+        if row[3] >= 0:
+            if ts[i] != row[0]:
+                if ts[i] < row[0]:
+                    continue
+            elif made != row[1]:
+                if made < row[1]:
+                    continue
+            elif number < row[2]:
+                continue
+        row[0], row[1], row[2], row[3] = ts[i], made, number, base + i
+
+
+@njit(cache=True, nogil=True)
+def newest_of_each(code, ts, created, seq, best):
+    """The row of each key with the greatest (ts, created, seq); `best` [keys] starts at -1."""
+    dated, own = created.shape[0] > 0, seq.shape[0] > 0
+    for i in range(code.shape[0]):
+        k = code[i]
+        if k < 0:
+            continue
+        b = best[k]
+        if b >= 0:
+            if ts[i] != ts[b]:
+                if ts[i] < ts[b]:
+                    continue
+            elif dated and created[i] != created[b]:
+                if created[i] < created[b]:
+                    continue
+            elif own and seq[i] < seq[b]:
+                continue
+        best[k] = i
+
+
+@njit(cache=True, nogil=True)
+def settle(labels_at, t, ttl, best, rows):
+    """`rows[label]`: the newest row noted at it or at an earlier label of its key.
+
+    -1 where there is none, -2 where it is older than `ttl` (0: there is no limit).
+    """
+    for k in range(labels_at.shape[0] - 1):
+        held = -1
+        for p in range(labels_at[k], labels_at[k + 1]):
+            if best[p, 3] >= 0:
+                if held < 0:
+                    held = p
+                else:
+                    a, b = best[held], best[p]
+                    if b[0] > a[0] or (
+                        b[0] == a[0] and (b[1] > a[1] or (b[1] == a[1] and b[2] > a[2]))
+                    ):
+                        held = p
+            rows[p] = -1
+            if held >= 0:
+                fresh = ttl == 0 or t[p] - best[held, 0] <= ttl
+                rows[p] = best[held, 3] if fresh else -2
+
+
+@njit(cache=True, nogil=True)
+def bounds(events_at, ts, labels_at, t, length, hop, low, high):
+    """Each label's events [floor_hop(t - length), t] as `low:high`; length -1 is all until t."""
+    for k in range(labels_at.shape[0] - 1):
+        begin, end = events_at[k], events_at[k + 1]
+        a = b = begin
+        for p in range(labels_at[k], labels_at[k + 1]):
+            b = first_at(ts, b, end, t[p] + 1)
+            if length >= 0:
+                a = first_at(ts, a, b, (t[p] - length) // hop * hop)
+            low[p], high[p] = a, b
+
+
+@njit(cache=True, nogil=True)
+def settled(events_at, arrived, labels_at, t, low, high, until):
+    """`until[label]`: before it, every event of `low:high` had arrived by the label's time."""
+    for k in range(labels_at.shape[0] - 1):
+        begin, end = events_at[k], events_at[k + 1]
+        newest_so_far = np.empty(end - begin, np.int64)
+        top = I64_MIN
+        for e in range(begin, end):
+            top = max(top, arrived[e])
+            newest_so_far[e - begin] = top
+        for p in range(labels_at[k], labels_at[k + 1]):
+            cut = begin + first_at(newest_so_far, 0, end - begin, t[p] + 1)
+            until[p] = min(max(cut, low[p]), high[p])
+
+
+@njit(cache=True, nogil=True)
+def combine(op, a, b):
+    if op == SUM:
+        return a + b
+    if op == MIN:
+        return min(a, b)
+    return max(a, b)
+
+
+@njit(cache=True, nogil=True)
+def build_tree(op, none, x):
+    """Partials of 16 neighbours each, level upon level, in one array behind `x` itself."""
+    size, total, level = x.shape[0], x.shape[0], x.shape[0]
+    while level > 1:
+        level = (level + FAN - 1) // FAN
+        total += level
+    tree = np.empty(total, x.dtype)
+    tree[:size] = x
+    begin, level = 0, size
+    while level > 1:
+        above = (level + FAN - 1) // FAN
+        for i in range(above):
+            value = none
+            for j in range(i * FAN, min((i + 1) * FAN, level)):
+                value = combine(op, value, tree[begin + j])
+            tree[begin + level + i] = value
+        begin, level = begin + level, above
+    return tree
+
+
+@njit(cache=True, nogil=True)
+def query(op, none, n, tree, low, until, high, arrived, t, out):
+    """The operator over each label's events: all of `low:until`, the arrived of `until:high`."""
+    for p in range(low.shape[0]):
+        a, b, value = low[p], until[p], none
+        begin, level = 0, n
+        while a < b:
+            if b - a < 2 * FAN:
+                for i in range(a, b):
+                    value = combine(op, value, tree[begin + i])
+                break
+            while a % FAN:
+                value = combine(op, value, tree[begin + a])
+                a += 1
+            while b % FAN:
+                b -= 1
+                value = combine(op, value, tree[begin + b])
+            begin, level = begin + level, (level + FAN - 1) // FAN
+            a, b = a // FAN, b // FAN
+        for e in range(until[p], high[p]):
+            if arrived[e] <= t[p]:
+                value = combine(op, value, tree[e])
+        out[p] = value
+
+
+@njit(cache=True, nogil=True)
+def merge_moments(n, mean, squares, m, other_mean, other_squares):
+    """Chan, Golub and LeVeque (1979), eq. 2.1: pairwise update of mean and deviations."""
+    if m == 0:
+        return n, mean, squares
+    delta = other_mean - mean
+    total = n + m
+    return (
+        total, mean + delta * m / total, squares + other_squares + delta * delta * n * m / total,
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def moments(x, valid, low, until, high, arrived, t, out_n, out):
+    """Count and sum of squared deviations of each label's valid events, by a tree as above."""
+    size, total, level = x.shape[0], x.shape[0], x.shape[0]
+    while level > 1:
+        level = (level + FAN - 1) // FAN
+        total += level
+    ns, means, squares = np.empty(total, np.int64), np.empty(total), np.zeros(total)
+    for i in range(size):
+        ns[i] = 1 if valid[i] else 0
+        means[i] = x[i] if valid[i] else 0.0
+    begin, level = 0, size
+    while level > 1:
+        above = (level + FAN - 1) // FAN
+        for i in range(above):
+            n, mean, square = 0, 0.0, 0.0
+            for j in range(begin + i * FAN, begin + min((i + 1) * FAN, level)):
+                n, mean, square = merge_moments(n, mean, square, ns[j], means[j], squares[j])
+            at = begin + level + i
+            ns[at], means[at], squares[at] = n, mean, square
+        begin, level = begin + level, above
+    for p in range(low.shape[0]):
+        a, b = low[p], until[p]
+        n, mean, square = 0, 0.0, 0.0
+        begin, level = 0, size
+        while a < b:
+            whole = b - a < 2 * FAN
+            while a < b and (whole or a % FAN):
+                j = begin + a
+                n, mean, square = merge_moments(n, mean, square, ns[j], means[j], squares[j])
+                a += 1
+            while a < b and b % FAN:
+                b -= 1
+                j = begin + b
+                n, mean, square = merge_moments(n, mean, square, ns[j], means[j], squares[j])
+            begin, level = begin + level, (level + FAN - 1) // FAN
+            a, b = a // FAN, b // FAN
+        for e in range(until[p], high[p]):
+            if arrived[e] <= t[p]:
+                n, mean, square = merge_moments(n, mean, square, ns[e], means[e], squares[e])
+        out_n[p], out[p] = n, square
+
+
+@njit(cache=True, nogil=True)
+def ends(n, last, valid, low, until, high, arrived, t, offsets):
+    """Positions of each label's first or last n valid events, in order of time, flat.
+
+    Label p's are at `offsets[p]:offsets[p + 1]` of what is returned.
+    """
+    found = np.empty(max(1, low.shape[0]) * min(n, 4), np.int64)
+    size = 0
+    for p in range(low.shape[0]):
+        begin = size
+        e, step, stop = low[p], 1, high[p]
+        if last:
+            e, step, stop = high[p] - 1, -1, low[p] - 1
+        while e != stop and size - begin < n:
+            if valid[e] and (e < until[p] or arrived[e] <= t[p]):
+                if size == found.shape[0]:
+                    more = np.empty(2 * size, np.int64)
+                    more[:size] = found
+                    found = more
+                found[size] = e
+                size += 1
+            e += step
+        if last:
+            found[begin:size] = found[begin:size][::-1].copy()
+        offsets[p + 1] = size
+    return found[:size]
+
+
+@njit(cache=True, nogil=True)
+def move(tree, at, by):
+    """Add to one count of a Fenwick tree (`tree[0]` is unused)."""
+    at += 1
+    while at < tree.shape[0]:
+        tree[at] += by
+        at += at & -at
+
+
+@njit(cache=True, nogil=True)
+def find(tree, rank):
+    """First position whose counts up to it, itself included, are more than `rank`."""
+    at, step = 0, 1
+    while step * 2 < tree.shape[0]:
+        step *= 2
+    while step:
+        if at + step < tree.shape[0] and tree[at + step] <= rank:
+            at += step
+            rank -= tree[at]
+        step >>= 1
+    return at
+
+
+@njit(cache=True, nogil=True)
+def quantiles(q, n_ranks, rank, events_at, ts, visible, by_visible, labels_at, t, length, hop, out):
+    """Each label's quantile as a position among the ordered values; -1 for an empty window.
+
+    `rank` [events]: the position of the event's value, -1 for null. `by_visible`: each key's
+    events in the order in which labels see them.
+    """
+    tree = np.zeros(n_ranks + 1, np.int64)
+    for k in range(labels_at.shape[0] - 1):
+        begin, end = events_at[k], events_at[k + 1]
+        if labels_at[k] == labels_at[k + 1]:
+            continue
+        held = np.zeros(end - begin, np.bool_)
+        low, seen, count = begin, begin, 0
+        for p in range(labels_at[k], labels_at[k + 1]):
+            bound = I64_MIN if length < 0 else (t[p] - length) // hop * hop
+            while seen < end and visible[by_visible[seen]] <= t[p]:
+                e = by_visible[seen]
+                seen += 1
+                if ts[e] >= bound and rank[e] >= 0:
+                    held[e - begin] = True
+                    move(tree, rank[e], 1)
+                    count += 1
+            while low < end and ts[low] < bound:
+                if held[low - begin]:
+                    held[low - begin] = False
+                    move(tree, rank[low], -1)
+                    count -= 1
+                low += 1
+            out[p] = find(tree, q * (count - 1)) if count else -1
+        for e in range(begin, end):
+            if held[e - begin]:
+                move(tree, rank[e], -1)
+
+
+@njit(cache=True, nogil=True)
+def distinct(
+    value, n_values, hash_rank, kept, events_at, ts, visible, by_visible, labels_at, t,
+    length, hop, out, kth,
+):  # fmt: skip
+    """Distinct values of each label's events; and where there are `kept` or more, `kth`.
+
+    `value` [events]: a number for each value, -1 for null; `kth`: the position among the ordered
+    hashes of the kept-th smallest hash. Keys with fewer than `kept` events skip that tree.
+    """
+    counts = np.zeros(n_values, np.int64)
+    tree = np.zeros((n_values if hash_rank.shape[0] else 0) + 1, np.int64)
+    for k in range(labels_at.shape[0] - 1):
+        begin, end = events_at[k], events_at[k + 1]
+        if labels_at[k] == labels_at[k + 1]:
+            continue
+        large = end - begin >= kept
+        held = np.zeros(end - begin, np.bool_)
+        low, seen, number = begin, begin, 0
+        for p in range(labels_at[k], labels_at[k + 1]):
+            bound = I64_MIN if length < 0 else (t[p] - length) // hop * hop
+            while seen < end and visible[by_visible[seen]] <= t[p]:
+                e = by_visible[seen]
+                seen += 1
+                if ts[e] >= bound and value[e] >= 0:
+                    held[e - begin] = True
+                    counts[value[e]] += 1
+                    if counts[value[e]] == 1:
+                        number += 1
+                        if large:
+                            move(tree, hash_rank[value[e]], 1)
+            while low < end and ts[low] < bound:
+                if held[low - begin]:
+                    held[low - begin] = False
+                    counts[value[low]] -= 1
+                    if counts[value[low]] == 0:
+                        number -= 1
+                        if large:
+                            move(tree, hash_rank[value[low]], -1)
+                low += 1
+            out[p] = number
+            kth[p] = find(tree, kept - 1) if number >= kept else -1
+        for e in range(begin, end):
+            if held[e - begin]:
+                counts[value[e]] -= 1
+                if counts[value[e]] == 0 and large:
+                    move(tree, hash_rank[value[e]], -1)
+
+
+@njit(cache=True, nogil=True)
+def log_buckets(x, log_gamma, zero, out):
+    """`sketches._bucket` of every value."""
+    for i in range(x.shape[0]):
+        if x[i] == 0.0:
+            out[i] = zero
+        else:
+            out[i] = 2 * math.ceil(math.log(abs(x[i])) / log_gamma) + (1 if x[i] < 0 else 0)
+
+
+@njit(cache=True, nogil=True)
+def scatter(column, at, to, out):
+    """`out[to[i]] = column[at[i]]`."""
+    for i in range(at.shape[0]):
+        out[to[i]] = column[at[i]]

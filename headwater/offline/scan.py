@@ -1,0 +1,497 @@
+"""A view's past in batches of just the columns that are asked for, in an order that never varies.
+
+A scan can be repeated, and numbers its rows from 0 alike each time: the joins first find which row
+a label needs, by keys and times alone, and then fetch the features of those rows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from headwater import label_kernels as kernels
+from headwater.arrow import TIMESTAMP
+from headwater.catalog import BatchSourcePlan, Catalog, StreamSourcePlan, ViewPlan
+from headwater.errors import HeadwaterError
+from headwater.offline.files import open_delta, open_source
+from headwater.offline.log import ARRIVED, OFFSET, PARTITION, log_schema
+from headwater.offline.sources import (
+    CREATED,
+    EVENT,
+    SEQUENCE,
+    connect,
+    normalised,
+    parsed_times,
+)  # fmt: skip
+from headwater.transform import transform_events
+from headwater.windows import Int64
+
+#: When a row was known: the log's arrival time, else its created time, else its event time.
+KNOWN = "__hw_known"
+#: Rows that are read at once, where row groups are smaller.
+_GROUP_ROWS = 1 << 18
+#: History's sequence numbers count up from here, below every one of a log.
+_HISTORY = -(1 << 62)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Names of a source's event and created time, as a scan calls them.
+_OWN = {EVENT, CREATED, SEQUENCE, KNOWN}
+
+
+@dataclass
+class Piece:
+    """A dataset that rows come from: a view's batch source, a stream's history, or its log."""
+
+    data: ds.Dataset
+    source_of: dict[str, str]  # name in the view -> name in the dataset
+    event: str
+    created: str = ""
+    kind: str = "batch"  # or "history", "log"
+    before_us: int | None = None  # history counts before the log's first event time
+    fragments: list[Any] | None = None
+
+    def limit(self, low_us: int | None, high_us: int | None) -> None:
+        """Leave out row groups whose statistics say that no event time is within the bounds."""
+        kind = self.data.schema.field(self.event).type
+        if not pa.types.is_timestamp(kind) or not isinstance(self.data, ds.FileSystemDataset):
+            return
+        name, within = ds.field(self.event), None
+        for us, compare in ((low_us, name.__ge__), (high_us, name.__le__)):
+            if us is None:
+                continue
+            try:
+                bound = pa.scalar(us, TIMESTAMP).cast(pa.timestamp("us"))
+                bound = bound.cast(pa.timestamp(kind.unit)) if kind.unit != "s" else bound
+                bound = pa.scalar(bound.value, pa.timestamp(bound.type.unit, kind.tz))
+            except (pa.ArrowInvalid, OverflowError):
+                continue  # a bound that the unit cannot hold bounds nothing
+            within = compare(bound) if within is None else within & compare(bound)
+        if within is None:
+            return
+        kept = self.data.get_fragments(filter=within)
+        self.fragments = [f.subset(filter=within) if hasattr(f, "subset") else f for f in kept]
+
+    def newest(self) -> int | None:
+        """The greatest event time that the statistics of the files tell."""
+        if not isinstance(self.data, ds.FileSystemDataset):
+            return None
+        newest = None
+        for fragment in self.data.get_fragments():
+            if not isinstance(fragment, ds.ParquetFileFragment):
+                return None
+            for group in fragment.row_groups:
+                most = (group.statistics or {}).get(self.event, {}).get("max")
+                if not isinstance(most, datetime):
+                    return None
+                most = most if most.tzinfo else most.replace(tzinfo=UTC)
+                us = (most - _EPOCH) // timedelta(microseconds=1)
+                newest = us if newest is None else max(newest, us)
+        return newest
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The dataset's columns, file by file and group by group."""
+        fragments = self.fragments
+        if fragments is None and isinstance(self.data, ds.FileSystemDataset):
+            fragments = list(self.data.get_fragments())
+        if fragments is None:
+            yield from self.data.scanner(columns=list(columns), batch_size=_GROUP_ROWS).to_batches()
+            return
+        for fragment in fragments:
+            if self._is_plain(fragment, columns):
+                yield from _row_groups(fragment, list(columns))
+            else:
+                yield from fragment.scanner(
+                    schema=self.data.schema, columns=list(columns), batch_size=_GROUP_ROWS,
+                    batch_readahead=2,
+                ).to_batches()  # fmt: skip
+
+    def _is_plain(self, fragment: Any, columns: Sequence[str]) -> bool:
+        """Whether a file holds the columns as the dataset does: then it is read three times faster
+        and in half the memory without the dataset's scanner."""
+        if not isinstance(fragment, ds.ParquetFileFragment):
+            return False
+        held, wanted = fragment.physical_schema, self.data.schema
+        return all(
+            "." not in name and held.names.count(name) == 1
+            and held.field(name).type == wanted.field(name).type
+            for name in columns
+        )  # fmt: skip
+
+
+def _row_groups(fragment: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Row groups one by one, small ones together."""
+    with pq.ParquetFile(
+        fragment.path, filesystem=fragment.filesystem, metadata=fragment.metadata
+    ) as file:
+        waiting: list[int] = []
+        rows = 0
+        groups = [group.id for group in fragment.row_groups]
+        for i, group in enumerate(groups):
+            waiting.append(group)
+            rows += file.metadata.row_group(group).num_rows
+            if rows >= _GROUP_ROWS or i + 1 == len(groups):
+                table = file.read_row_groups(waiting, columns=columns)
+                # The reader's order of columns is the file's.
+                yield from table.select(columns).combine_chunks().to_batches()
+                waiting, rows = [], 0
+
+
+class Scan:
+    """The rows of a view; see the module."""
+
+    def __init__(self, view: ViewPlan, pieces: Sequence[Piece]) -> None:
+        self.view, self.pieces = view, list(pieces)
+        self.has_created = any(p.created for p in self.pieces)
+        #: Is told of the rows read; what it raises stops the scan.
+        self.progress: Callable[[int], None] | None = None
+
+    @property
+    def names(self) -> set[str]:
+        """The columns by their names in the view, before a `udf`."""
+        return {name for piece in self.pieces for name in piece.source_of}
+
+    def limit(self, low_us: int | None, high_us: int | None) -> None:
+        for piece in self.pieces:
+            piece.limit(low_us, high_us)
+
+    def newest_us(self) -> int | None:
+        """The newest event time by the files' statistics, microseconds; None without them."""
+        found = [piece.newest() for piece in self.pieces]
+        times = [us for us in found if us is not None]
+        return max(times) if len(times) == len(found) and times else None
+
+    def rows(self) -> int:
+        """How many rows the sources hold."""
+        return sum(int(piece.data.count_rows()) for piece in self.pieces)
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Batches with the columns asked for, which may be EVENT, CREATED, SEQUENCE and KNOWN.
+
+        Times are UTC microseconds. Raises HeadwaterError for a column that is not there.
+        """
+        base = 0
+        for piece in self.pieces:
+            for batch in self._of_piece(piece, columns):
+                found = _numbered(batch, piece, base, columns)
+                base += batch.num_rows
+                if self.progress:
+                    self.progress(batch.num_rows)
+                yield found
+
+    def _of_piece(self, piece: Piece, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        udf = self.view.udf
+        wanted = [c for c in columns if c not in _OWN] if udf is None else sorted(piece.source_of)
+        missing = sorted(set(wanted) - piece.source_of.keys())
+        if missing:
+            raise HeadwaterError(
+                f"view {self.view.name!r}: its source lacks {missing}; "
+                f"it has {sorted(piece.source_of)}"
+            )
+        read = {name: piece.source_of[name] for name in wanted}
+        own = _own_columns(piece, columns)
+        needed = list(dict.fromkeys([*read.values(), *own]))
+        batches = piece.batches(needed)
+        if udf is not None and piece.kind == "batch":
+            batches = iter([_one(batches, piece, needed)])  # a batch view's is over all its rows
+        for batch in batches:
+            if not batch.num_rows:
+                continue
+            out = {name: batch.column(needed.index(source)) for name, source in read.items()}
+            out = dict(zip(out, _normal(out), strict=True))
+            inner = {f"\0{name}": batch.column(needed.index(name)) for name in own}
+            inner = dict(zip(inner, _normal(inner), strict=True))
+            table = pa.RecordBatch.from_arrays([*out.values(), *inner.values()],
+                                               names=[*out, *inner])  # fmt: skip
+            if piece.before_us is not None:
+                early = pc.less(_time(table, piece.event, self.view), _scalar(piece.before_us))
+                table = table.filter(early)
+            if udf is not None:
+                table = self._transformed(table, list(out))
+            yield table
+
+    def _transformed(self, batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
+        assert self.view.udf is not None  # noqa: S101 (the caller asked)
+        own = [n for n in batch.schema.names if n not in names]
+        made, rows = transform_events(self.view.udf, pa.table(batch.select(names)))
+        arrays = [c.combine_chunks() for c in made.columns]
+        kept = [batch.column(n).take(pa.array(rows)) for n in own]
+        return pa.RecordBatch.from_arrays([*arrays, *kept], names=[*made.column_names, *own])
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """All rows at once, by `batches`."""
+        found = list(self.batches(columns))
+        if not found:
+            kinds = dict.fromkeys((EVENT, CREATED, KNOWN), TIMESTAMP) | {SEQUENCE: pa.int64()}
+            for piece in self.pieces:
+                for name, source in piece.source_of.items():
+                    kinds.setdefault(name, piece.data.schema.field(source).type)
+            return pa.schema([(c, kinds.get(c, pa.null())) for c in columns]).empty_table()
+        return pa.concat_tables(
+            [pa.Table.from_batches([b]) for b in found], promote_options="permissive"
+        )
+
+    def pick(self, columns: Sequence[str], rows: Int64) -> Iterator[pa.RecordBatch]:
+        """The named columns of some rows, given in ascending order, batch by batch."""
+        at = base = 0
+        for batch in self.batches(columns):
+            stop = at + int(np.searchsorted(rows[at:], base + batch.num_rows))
+            if stop - at == batch.num_rows:
+                yield batch
+            elif stop > at:
+                yield batch.take(pa.array(rows[at:stop] - base))
+            at, base = stop, base + batch.num_rows
+            if at == len(rows):
+                return
+
+    def take(self, columns: Sequence[str], rows: Int64) -> list[pa.Array]:
+        """The named columns at rows [n], -1 giving null; in the order of `rows`."""
+        order = np.argsort(rows, kind="stable")
+        wanted = rows[order]
+        at = int(np.searchsorted(wanted, 0))
+        gathers: list[_Gather] | None = None
+        base = 0
+        threads = _threads()
+        for batch in self.batches(columns):
+            end = base + batch.num_rows
+            stop = at + int(np.searchsorted(wanted[at:], end))
+            if stop > at:
+                if gathers is None:
+                    gathers = [_Gather(len(rows), batch.column(i).type)
+                               for i in range(len(columns))]  # fmt: skip
+                inside, places = wanted[at:stop] - base, order[at:stop]
+                adding = [
+                    threads.submit(gather.add, batch.column(i), inside, places)
+                    for i, gather in enumerate(gathers)
+                ]
+                for done in adding:
+                    done.result()
+                at = stop
+            base = end
+            if at == len(wanted):
+                break
+        if gathers is None:
+            empty = self.table(columns) if not base else self.table(columns).slice(0, 0)
+            return [pa.nulls(len(rows), empty.schema.field(i).type) for i in range(len(columns))]
+        return [gather.finish(order, wanted) for gather in gathers]
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Kernels and NumPy release the interpreter's lock, so columns are gathered side by side."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, "headwater-gather")
+
+
+class _Gather:
+    """One column's values, collected batch by batch into the places where they are wanted."""
+
+    def __init__(self, n: int, kind: pa.DataType) -> None:
+        self.kind = kind
+        fixed = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        stored = pa.int64() if pa.types.is_timestamp(kind) else kind if fixed else None
+        self._values: Any = None
+        if stored is not None and kind != pa.float16():
+            self._values = np.zeros(n, stored.to_pandas_dtype())
+        self._stored = stored
+        self._null = np.ones(n, np.bool_)
+        self._parts: list[pa.Array] = []
+
+    def add(self, column: pa.Array, rows: Int64, places: Int64) -> None:
+        if self._values is None or column.type != self.kind:
+            self._values = None if column.type != self.kind else self._values
+            self._parts.append(column.take(pa.array(rows)))
+            return
+        numbers = column.cast(self._stored) if column.type != self._stored else column
+        if column.null_count:
+            self._null[places] = np.asarray(column.is_null())[rows]
+            numbers = numbers.fill_null(0)
+        else:
+            self._null[places] = False
+        kernels.scatter(numbers.to_numpy(zero_copy_only=False), rows, places, self._values)
+
+    def finish(self, order: Int64, wanted: Int64) -> pa.Array:
+        if self._values is not None:
+            mask = self._null if self._null.any() else None
+            found = pa.array(self._values, self._stored, mask=mask)
+            return found.cast(self.kind) if self.kind != self._stored else found
+        parts = pa.chunked_array(self._parts).combine_chunks()
+        place = np.zeros(len(order), np.int64)
+        first = int(np.searchsorted(wanted, 0))
+        place[order[first:]] = np.arange(len(order) - first)
+        absent = np.zeros(len(order), np.bool_)
+        absent[order[:first]] = True
+        return parts.take(pa.array(place, mask=absent))
+
+
+def open_view(catalog: Catalog, view: ViewPlan, versions: Mapping[str, int] | None = None) -> Scan:
+    """A view's rows. versions: path -> version of Delta tables that are to be read as they were.
+
+    Raises HeadwaterError where a source is missing or lacks its times.
+    """
+    held = versions or {}
+    if view.stream:
+        stream = catalog.streams[view.stream]
+        return _checked(Scan(view, _stream_pieces(catalog, stream, held)))
+    if view.batch is None:
+        raise HeadwaterError(
+            f"view {view.name!r} has no batch source to read its past from; give it one"
+        )
+    if view.batch.format == "query":
+        folder, data = run_query(catalog, view.batch)
+        scan = Scan(view, [_batch_piece(view.batch, data)])
+        weakref.finalize(scan, shutil.rmtree, folder, ignore_errors=True)
+        return _checked(scan)
+    data = open_source(view.batch, held.get(view.batch.path))
+    return _checked(Scan(view, [_batch_piece(view.batch, data)]))
+
+
+def _batch_piece(source: BatchSourcePlan, data: ds.Dataset, kind: str = "batch") -> Piece:
+    names = {source.field_mapping.get(n, n): n for n in data.schema.names}
+    created = source.created_field
+    inverse = {v: k for k, v in source.field_mapping.items()}
+    event = source.timestamp_field
+    event = event if event in data.schema.names else inverse.get(event, event)
+    created = created if created in data.schema.names else inverse.get(created, "")
+    return Piece(data, names, event, created, kind)
+
+
+def _stream_pieces(
+    catalog: Catalog, stream: StreamSourcePlan, versions: Mapping[str, int]
+) -> list[Piece]:
+    event = stream.field_mapping.get(stream.timestamp_field, stream.timestamp_field)
+    created = stream.field_mapping.get(stream.created_field, stream.created_field)
+    data = open_delta(stream.log_path, versions.get(stream.log_path))
+    pieces = []
+    if data is None:
+        data = ds.dataset(log_schema(stream).empty_table())
+    log = Piece(data, {n: n for n in data.schema.names}, event,
+                created if created in data.schema.names else "", "log")  # fmt: skip
+    if stream.history is not None:
+        past = open_source(stream.history, versions.get(stream.history.path))
+        history = _batch_piece(stream.history, past, "history")
+        if history.event not in past.schema.names and event in past.schema.names:
+            history.event = event
+        if history.event in past.schema.names:
+            history.before_us = _first_time(log)
+        pieces.append(history)
+    return [*pieces, log]
+
+
+def _first_time(log: Piece) -> int | None:
+    firsts = [pc.min(b.column(0)) for b in log.batches([log.event]) if b.num_rows]
+    times = [f.cast(TIMESTAMP).value for f in firsts if f.is_valid]
+    return min(times) if times else None
+
+
+def _checked(scan: Scan) -> Scan:
+    for piece in scan.pieces:
+        if piece.event not in piece.data.schema.names:
+            raise HeadwaterError(
+                f"view {scan.view.name!r}: its source has no column {piece.event!r}; "
+                f"it has {sorted(piece.data.schema.names)}"
+            )
+    return scan
+
+
+def run_query(catalog: Catalog, source: BatchSourcePlan) -> tuple[str, ds.Dataset]:
+    """A query's result, on disk since a scan reads it more than once, and the folder it is in.
+
+    The query may name the catalogue's file sources, and its views' sources, as tables.
+    """
+    folder = tempfile.mkdtemp(prefix="headwater-query-")
+    target = Path(folder) / "rows.parquet"
+    with connect() as connection:
+        register_sources(catalog, source.query, connection)
+        try:
+            connection.sql(source.query).write_parquet(str(target))
+        except Exception as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise HeadwaterError(f"source {source.name!r}: its query failed: {error}") from error
+    return folder, ds.dataset(target)
+
+
+def register_sources(catalog: Catalog, text: str, connection: Any) -> None:
+    """Make the file sources that a query's text names readable as tables under their names."""
+    plans = {v.batch.name: v.batch for v in catalog.views.values() if v.batch}
+    plans |= {v.name: v.batch for v in catalog.views.values() if v.batch}
+    for name, plan in plans.items():
+        if name in text and plan.format != "query":
+            connection.register(name, open_source(plan))
+
+
+def _own_columns(piece: Piece, columns: Sequence[str]) -> list[str]:
+    wanted = [piece.event] if {EVENT, KNOWN} & set(columns) or piece.before_us is not None else []
+    if piece.created and {CREATED, KNOWN} & set(columns):
+        wanted.append(piece.created)
+    if piece.kind == "log":
+        names = [PARTITION, OFFSET] * (SEQUENCE in columns) + [ARRIVED] * (KNOWN in columns)
+        wanted += [n for n in names if n in piece.data.schema.names]
+    return wanted
+
+
+def _numbered(batch: pa.RecordBatch, piece: Piece, base: int, columns: Sequence[str]) -> Any:
+    """The batch's columns as asked for, with the rows' own times and sequence numbers."""
+    out = []
+    for name in columns:
+        if name == SEQUENCE:
+            out.append(_sequence(batch, piece, base))
+        elif name in _OWN:
+            own = {EVENT: piece.event, CREATED: piece.created, KNOWN: piece.event}[name]
+            if name == KNOWN and f"\0{ARRIVED}" in batch.schema.names:
+                own = ARRIVED
+            elif name == KNOWN and piece.created:
+                own = piece.created
+            out.append(_time(batch, own, None) if own else pa.nulls(batch.num_rows, TIMESTAMP))
+        else:
+            at = batch.schema.names
+            if name not in at:
+                raise HeadwaterError(f"the transformation makes no column {name!r}; it makes {at}")
+            out.append(batch.column(name))
+    return pa.RecordBatch.from_arrays(out, names=list(columns))
+
+
+def _sequence(batch: pa.RecordBatch, piece: Piece, base: int) -> pa.Array:
+    """What orders rows of one time: the log's partition and offset, as online; else their order."""
+    if f"\0{OFFSET}" in batch.schema.names:
+        partition = batch.column(f"\0{PARTITION}").cast(pa.int64()).fill_null(0).to_numpy()
+        return pa.array((partition << 48) | batch.column(f"\0{OFFSET}").fill_null(0).to_numpy())
+    first = base + (_HISTORY if piece.kind == "history" else 0)
+    return pa.array(np.arange(first, first + batch.num_rows))
+
+
+def _one(batches: Iterator[pa.RecordBatch], piece: Piece, names: list[str]) -> pa.RecordBatch:
+    schema = pa.schema([piece.data.schema.field(n) for n in names])
+    whole = pa.Table.from_batches(list(batches), schema).combine_chunks().to_batches()
+    return whole[0] if whole else schema.empty_table().to_batches(1)[0]
+
+
+def _normal(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
+    if not any(pa.types.is_temporal(c.type) and c.type != TIMESTAMP for c in columns.values()):
+        return list(columns.values())
+    table = normalised(pa.table(list(columns.values()), names=list(columns)))
+    return [c.combine_chunks() for c in table.columns]
+
+
+def _time(batch: pa.RecordBatch, source: str, view: ViewPlan | None) -> pa.Array:
+    """A time column as UTC microseconds; text in it is ISO 8601."""
+    column = batch.column(f"\0{source}")
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return parsed_times(column)
+    return column.cast(TIMESTAMP)
+
+
+def _scalar(us: int) -> pa.Scalar:
+    return pa.scalar(us, TIMESTAMP)

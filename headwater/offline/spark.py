@@ -1,0 +1,232 @@
+"""Training sets on Spark: labels and rows are split by a hash of the entity, and each bucket goes
+through the same function as on one machine (`applyInArrow`). Needs PySpark and Java 17.
+
+A bucket costs its executor what a training set of its size costs one machine: about 150 bytes a
+label and 50 bytes an event and column, all of the bucket at once. Spark reads Parquet and Delta
+by their files, so the executors must reach the same paths.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+import headwater
+from headwater.arrow import TIMESTAMP, arrow_type
+from headwater.catalog import Catalog, FeatureRefPlan, ViewPlan, decode, encode
+from headwater.errors import HeadwaterError
+from headwater.offline.checks import stored_views
+from headwater.offline.files import open_delta
+from headwater.offline.frames import TIME_COLUMN, label_table
+from headwater.offline.jobs import Spec, Status
+from headwater.offline.manifest import file_hash, make_manifest, sources, versions_of
+from headwater.offline.point_in_time import Labels, Past, features_of
+from headwater.offline.scan import Piece, Scan
+from headwater.offline.training_set import Request, assemble, prepare
+from headwater.quality.profiles import ColumnProfile
+
+_NUMBER, _TIME, _BUCKET = "__hw_number", "__hw_time", "__hw_bucket"
+#: Labels in a bucket, where nothing else is asked for.
+_LABELS = 500_000
+
+
+def training_set(
+    catalog: Catalog, spec: Spec, session: Any = None, buckets: int = 0
+) -> dict[str, Any]:
+    """Make a training set on Spark; returns its manifest. `session` defaults to a local one.
+
+    Raises HeadwaterError for label windows, logged features and folders of files, which need one
+    machine, and for sources that are no files.
+    """
+    if spec.label_windows or spec.bootstrap or spec.rows_per_file:
+        raise HeadwaterError(
+            "on Spark, a training set has no label windows, logged features or rows per file; "
+            "use --engine local"
+        )
+    start = time.monotonic()
+    spark = session or local_session()
+    request = spec.request(catalog)
+    labels = prepare(catalog, request, label_table(spec.entities, catalog), TIME_COLUMN, Past())
+    buckets = buckets or max(2, -(-labels.num_rows // _LABELS))
+    views = sorted({r.view for r, _ in stored_views(catalog, request.features)})
+    versions = versions_of(catalog, views)
+    columns: dict[tuple[str, str], Any] = {}
+    for reference, names in stored_views(catalog, request.features):
+        found = _view(spark, catalog, reference, names, labels, spec, versions, buckets)
+        columns.update({(reference.name_to_use, n): found[n] for n in names})
+    return _written(catalog, spec, request, labels, columns, views, versions, start)
+
+
+def local_session(cores: str = "local[2]") -> Any:
+    """A Spark session on this machine that speaks Arrow and UTC."""
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise HeadwaterError(
+            "Spark is not installed: `pip install 'headwater[spark]'`, with Java 17"
+        ) from error
+    builder = SparkSession.builder.master(cores).appName("headwater")
+    # Executors run this Python and this package, wherever they start.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    package = str(Path(headwater.__file__).resolve().parents[1])
+    return (
+        builder.config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.execution.arrow.pyspark.enabled", "true")
+        .config("spark.executorEnv.PYTHONPATH", package)
+        .config("spark.sql.shuffle.partitions", "4")
+        .config("spark.ui.enabled", "false")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .getOrCreate()
+    )
+
+
+def _view(
+    spark: Any, catalog: Catalog, reference: FeatureRefPlan, names: list[str], labels: pa.Table,
+    spec: Spec, versions: dict[str, int], buckets: int,
+) -> pa.Table:  # fmt: skip
+    """One view's features [labels], in the labels' order."""
+    from pyspark.sql import functions as f
+
+    view = catalog.views[reference.view]
+    if not view.join_keys:
+        raise HeadwaterError(f"view {view.name!r} has no entity to split by; use --engine local")
+    asked = {k.name: reference.join_key_map.get(k.name, k.name) for k in view.join_keys}
+    keys = {
+        k.name: labels[asked[k.name]].cast(arrow_type(k.type)).combine_chunks()
+        for k in view.join_keys
+    }
+    frame = pa.table(
+        {
+            _NUMBER: np.arange(labels.num_rows),
+            _TIME: labels[TIME_COLUMN].cast(TIMESTAMP).cast(pa.int64()),
+            **keys,
+        }
+    )
+    hashed = f.pmod(f.xxhash64(*(f.col(k.name).cast("string") for k in view.join_keys)), buckets)
+    left = spark.createDataFrame(frame).withColumn(_BUCKET, hashed)
+    right = _rows(spark, catalog, view, versions).withColumn(_BUCKET, hashed)
+    work = _work(encode(catalog), view.name, names, spec.as_of)
+    schema = _spark_schema([_field(view, name, right.schema) for name in names])
+    joined = left.groupBy(_BUCKET).cogroup(right.groupBy(_BUCKET)).applyInArrow(work, schema)
+    found = joined.toArrow()
+    return found.take(pa.array(np.argsort(found[_NUMBER].to_numpy())))
+
+
+def _work(encoded: bytes, view: str, names: list[str], as_of: Any) -> Any:
+    """The function of a bucket: labels and rows in, features out; it is sent to the executors."""
+
+    def work(labels: pa.Table, rows: pa.Table) -> pa.Table:
+        catalog = decode(encoded)
+        plan = catalog.views[view]
+        found = dict(_bucket(catalog, plan, labels, rows, names, as_of))
+        return pa.table({_NUMBER: labels[_NUMBER], **{n: found[n] for n in names}})
+
+    return work
+
+
+def _bucket(
+    catalog: Catalog, view: ViewPlan, labels: pa.Table, rows: pa.Table, names: list[str], as_of: Any
+) -> Iterator[tuple[str, pa.Array]]:
+    """The same join as on one machine, over the bucket's rows."""
+    kind, event, created = _times(catalog, view)
+    rows = rows.drop_columns([_BUCKET])
+    piece = Piece(ds.dataset(rows), {n: n for n in rows.column_names}, event, created, kind)
+    columns = {k.name: k.name for k in view.join_keys}
+    times = labels[_TIME].to_numpy()
+    yield from features_of(Scan(view, [piece]), Labels(labels, times), columns, names, Past(as_of))
+
+
+def _times(catalog: Catalog, view: ViewPlan) -> tuple[str, str, str]:
+    """(kind of piece, event time column, created column) by the names in the view."""
+    if view.stream:
+        stream = catalog.streams[view.stream]
+        mapping = stream.field_mapping
+        created = mapping.get(stream.created_field, stream.created_field)
+        return "log", mapping.get(stream.timestamp_field, stream.timestamp_field), created
+    assert view.batch is not None  # noqa: S101 (checked when the rows were opened)
+    mapping = view.batch.field_mapping
+    return (
+        "batch", mapping.get(view.batch.timestamp_field, view.batch.timestamp_field),
+        mapping.get(view.batch.created_field, view.batch.created_field),
+    )  # fmt: skip
+
+
+def _rows(spark: Any, catalog: Catalog, view: ViewPlan, versions: dict[str, int]) -> Any:
+    """A view's rows as Spark reads them: the files of its source."""
+    if view.stream:
+        stream = catalog.streams[view.stream]
+        if stream.history is not None:
+            raise HeadwaterError(
+                f"view {view.name!r} has a history beside its log; use --engine local"
+            )
+        return _delta(spark, stream.log_path, versions)
+    source = view.batch
+    if source is None or source.format not in {"parquet", "delta"}:
+        raise HeadwaterError(f"view {view.name!r} is read from no Parquet or Delta")
+    if source.format == "delta":
+        frame = _delta(spark, source.path, versions)
+    else:
+        frame = spark.read.parquet(source.path)
+    for old, new in source.field_mapping.items():
+        frame = frame.withColumnRenamed(old, new)
+    return frame
+
+
+def _delta(spark: Any, path: str, versions: dict[str, int]) -> Any:
+    data = open_delta(path, versions.get(path))
+    if data is None:
+        raise HeadwaterError(f"there is no Delta table at {path}")
+    if not data.files:
+        raise HeadwaterError(f"the Delta table {path} has no files yet")
+    return spark.read.parquet(*(f"{path.rstrip('/')}/{name}" for name in data.files))
+
+
+def _field(view: ViewPlan, name: str, rows: Any) -> tuple[str, str]:
+    """A feature's column on Spark: windows have their declared type, rows their source's."""
+    if view.kind == "row":
+        return name, rows[name].dataType.simpleString()
+    names = {
+        pa.int64(): "bigint", pa.int32(): "int", pa.float64(): "double", pa.float32(): "float",
+        pa.bool_(): "boolean", pa.string(): "string", TIMESTAMP: "timestamp",
+        pa.binary(): "binary",
+    }  # fmt: skip
+    kind = arrow_type(next(a.output_type for a in view.aggregations if a.name == name))
+    if pa.types.is_list(kind):
+        return name, f"array<{names[kind.value_type]}>"
+    return name, names[kind]
+
+
+def _spark_schema(fields: list[tuple[str, str]]) -> str:
+    return ", ".join([f"{_NUMBER} bigint", *(f"`{name}` {kind}" for name, kind in fields)])
+
+
+def _written(
+    catalog: Catalog, spec: Spec, request: Request, labels: pa.Table,
+    columns: dict[tuple[str, str], Any], views: list[str], versions: dict[str, int], start: float,
+) -> dict[str, Any]:  # fmt: skip
+    out = Path(spec.out)
+    table = assemble(catalog, request, labels, columns)
+    temporary = out.with_name(f".{out.name}.new")
+    pq.write_table(table, temporary, compression="zstd", compression_level=1)
+    temporary.replace(out)
+    profiles = {name: ColumnProfile() for name in table.column_names}
+    for name, profile in profiles.items():
+        for chunk in table[name].chunks:
+            profile.add(chunk)
+    status = Status(file_hash(out)[:12])
+    manifest = make_manifest(
+        catalog, spec, status, sources(catalog, views, versions), views, [out], profiles,
+        round(time.monotonic() - start, 3),
+    )  # fmt: skip
+    manifest.write(out)
+    return {**manifest.data, "engine": "spark"}

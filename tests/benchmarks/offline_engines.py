@@ -1,0 +1,366 @@
+"""What `bench_offline.py` compares: inputs, and each engine's way to the same answer.
+
+Run as a program it does one case by one engine and prints seconds and peak memory as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+US = pa.timestamp("us", tz="UTC")
+START = 1_700_000_000_000_000
+SPAN = 90 * 86_400_000_000
+HOUR = 3_600_000_000
+VIEWS, FEATURES, ENTITIES = 3, 10, 10_000
+#: Without a limit Feast joins each label to its whole history: over 14 GB and six minutes here.
+TTL_DAYS = 7
+#: Windows with a hop of one microsecond, which is all that SQL's RANGE can say.
+WINDOWS = {"1h": HOUR, "24h": 24 * HOUR, "7d": 168 * HOUR}
+SIZES = {  # rows in each view, labels, entities
+    "rows": (5_000_000, 500_000, ENTITIES),
+    "windows": (5_000_000, 500_000, ENTITIES),
+    "materialize": (1_000_000, 0, 1_000_000),
+    "profile": (10_000_000, 0, ENTITIES),
+    "long": (100_000_000, 10_000_000, 1_000_000),
+    "long_tenth": (10_000_000, 1_000_000, 1_000_000),
+}
+#: Feast's share of the entities, since all of them take it many minutes.
+FEAST_SHARE = 0.02
+
+
+def sizes(case: str, scale: float) -> tuple[int, int, int]:
+    rows, labels, entities = SIZES[case]
+    return int(rows * scale), int(labels * scale), entities
+
+
+def make(case: str, folder: Path, scale: float) -> None:
+    """Write the case's Parquet files, in order of time as a log is, unless they are there."""
+    rows, labels, entities = sizes(case, scale)
+    done = folder / f"{case}.done"
+    if done.exists() and done.read_text() == str(scale):
+        return
+    views = {"windows": 1, "profile": 1}.get(case, VIEWS)
+    for view in range(views):
+        _write_view(folder / f"{case}.v{view}.parquet", view, rows, entities, case)
+    if labels:
+        chance = np.random.default_rng(99)
+        times = chance.integers(START, START + SPAN, labels)
+        frame = {
+            "label_id": np.arange(labels),
+            "entity": chance.integers(0, entities, labels),
+            "event_timestamp": pa.array(times, US),
+        }
+        pq.write_table(pa.table(frame), folder / f"{case}.labels.parquet")
+    done.write_text(str(scale))
+
+
+def _write_view(path: Path, view: int, rows: int, entities: int, case: str) -> None:
+    chance = np.random.default_rng(view)
+    features = 1 if case == "windows" else FEATURES
+    names = ["entity", "ts", *(f"v{view}_f{i}" for i in range(features))]
+    schema = pa.schema([(n, pa.int64()) for n in names[:1]] + [("ts", US)]
+                       + [(n, pa.float64()) for n in names[2:]])  # fmt: skip
+    step = 1_000_000
+    with pq.ParquetWriter(path, schema) as writer:
+        for at in range(0, rows, step):
+            n = min(step, rows - at)
+            low, high = START + SPAN * at // rows, START + SPAN * (at + n) // rows
+            times = np.sort(chance.integers(low, high, n))
+            if case == "materialize":
+                keys = np.arange(at, at + n)
+            else:
+                keys = chance.integers(0, entities, n)
+            columns = [keys, pa.array(times, US), *(chance.normal(size=n) for _ in names[2:])]
+            writer.write_table(pa.table(columns, names=names))
+
+
+# -- Headwater ---------------------------------------------------------------------------------
+
+
+def catalog(case: str, folder: Path) -> Any:
+    from headwater.catalog import (
+        AggregationPlan,
+        BatchSourcePlan,
+        Catalog,
+        FieldPlan,
+        JoinKeyPlan,
+        StreamSourcePlan,
+        ViewPlan,
+    )
+
+    key = (JoinKeyPlan("entity", "INT64"),)
+    if case == "windows":
+        plans = tuple(
+            AggregationPlan(f"{f}_{w}", "v0_f0", f, length, 1, 0.0, "DOUBLE", "DOUBLE")
+            for f in ("count", "sum", "max") for w, length in WINDOWS.items()
+        )  # fmt: skip
+        history = BatchSourcePlan("h", "parquet", str(folder / "windows.v0.parquet"), "ts")
+        fields = (FieldPlan("entity", "INT64"), FieldPlan("v0_f0", "DOUBLE"),
+                  FieldPlan("ts", "UNIX_TIMESTAMP"))  # fmt: skip
+        stream = StreamSourcePlan("s", ("t",), "", "json", fields, "ts",
+                                  log_path=str(folder / "no_log"), history=history)  # fmt: skip
+        view = ViewPlan("v0", "window", key, tuple(FieldPlan(a.name, a.output_type) for a in plans),
+                        stream="s", aggregations=plans)  # fmt: skip
+        return Catalog("bench", "", "", "", streams={"s": stream}, views={"v0": view})
+    views = {
+        f"v{v}": ViewPlan(
+            f"v{v}", "row", key,
+            tuple(FieldPlan(f"v{v}_f{i}", "DOUBLE") for i in range(FEATURES)),
+            ttl_us=TTL_DAYS * 24 * HOUR,
+            batch=BatchSourcePlan(f"v{v}", "parquet", str(folder / f"{case}.v{v}.parquet"), "ts"),
+        )
+        for v in range(1 if case == "profile" else VIEWS)
+    }  # fmt: skip
+    return Catalog("bench", "", "", "", views=views)
+
+
+def headwater(case: str, folder: Path, scale: float) -> tuple[float, dict[str, Any]]:
+    if case == "materialize":
+        return _headwater_materialize(folder)
+    if case == "profile":
+        return _headwater_profile(folder)
+    if case.startswith("long"):
+        return _headwater_job(case, folder)
+    from headwater.catalog import FeatureRefPlan
+    from headwater.offline.training_set import build
+
+    plans = catalog(case, folder)
+    wanted = [FeatureRefPlan(v, p.feature_names) for v, p in plans.views.items()]
+    labels = pq.read_table(folder / f"{case}.labels.parquet")
+    build(plans, wanted, labels.slice(0, 1))  # compiled kernels are loaded, as in any second call
+    start = time.perf_counter()
+    table = build(plans, wanted, pq.read_table(folder / f"{case}.labels.parquet"))
+    seconds = time.perf_counter() - start
+    _keep(table, case, "headwater", folder)
+    return seconds, {}
+
+
+def _headwater_job(case: str, folder: Path) -> tuple[float, dict[str, Any]]:
+    """A job, as the command line runs it, with four gigabytes."""
+    from headwater.offline.jobs import Job, Spec
+
+    plans = catalog(case, folder)
+    spec = Spec(
+        str(folder / f"{case}.labels.parquet"), str(folder / f"{case}.set.parquet"),
+        features=tuple(f"{view}:*" for view in plans.views),
+    )  # fmt: skip
+    start = time.perf_counter()
+    manifest = Job(plans, spec, memory=4_000_000_000).run().data
+    return time.perf_counter() - start, {"note": f"{manifest['rows']:,} labels, written to a file"}
+
+
+def _headwater_materialize(folder: Path) -> tuple[float, dict[str, Any]]:
+    import redis
+
+    from headwater.local import LocalRedis
+    from headwater.offline.materialize import materialize
+    from headwater.online.writer import OnlineWriter
+
+    plans = catalog("materialize", folder)
+    server = LocalRedis()
+    server.start()
+    try:
+        client = redis.Redis.from_url(server.url)
+        start = time.perf_counter()
+        counts = materialize(plans, OnlineWriter(client, "bench"))
+        seconds = time.perf_counter() - start
+        assert client.dbsize() > sum(counts.values()), counts  # and the clocks
+    finally:
+        server.close()
+    return seconds, {"note": f"{sum(counts.values()):,} entities"}
+
+
+def _headwater_profile(folder: Path) -> tuple[float, dict[str, Any]]:
+    from headwater.offline.profile import profile_view
+
+    plans = catalog("profile", folder)
+    profile_view(plans, plans.views["v0"], limit=1000)
+    start = time.perf_counter()
+    found = profile_view(plans, plans.views["v0"])
+    seconds = time.perf_counter() - start
+    median = found["features"]["v0_f3"]["quantiles"]["0.5"]
+    assert abs(median) < 0.01, median
+    return seconds, {"note": f"{found['rows']:,} rows x {len(found['features'])} features"}
+
+
+# -- the others --------------------------------------------------------------------------------
+
+
+def feast_store(case: str, folder: Path, offline: str, online: dict[str, Any] | None = None) -> Any:
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+    from feast.types import Float64, Int64
+
+    config = RepoConfig(
+        project="bench", registry=str(folder / f"{case}.{os.getpid()}.db"), provider="local",
+        offline_store={"type": offline}, entity_key_serialization_version=3, repo_path=folder,
+        online_store=online or {"type": "sqlite", "path": str(folder / "online.db")},
+    )  # fmt: skip
+    store = FeatureStore(config=config)
+    entity = Entity(name="entity", join_keys=["entity"], value_type=ValueType.INT64)
+    views = [
+        FeatureView(
+            name=f"v{v}", entities=[entity], ttl=timedelta(days=TTL_DAYS),
+            schema=[Field(name="entity", dtype=Int64)]
+            + [Field(name=f"v{v}_f{i}", dtype=Float64) for i in range(FEATURES)],
+            source=FileSource(
+                name=f"s{v}", path=str(folder / f"{case}.v{v}.parquet"), timestamp_field="ts"
+            ),
+        )
+        for v in range(VIEWS)
+    ]  # fmt: skip
+    store.apply([entity, *views])
+    return store
+
+
+def _feast_rows(case: str, folder: Path, offline: str, name: str) -> tuple[float, dict[str, Any]]:
+    store = feast_store(case, folder, offline)
+    labels = pq.read_table(folder / f"{case}.labels.parquet").to_pandas()
+    features = [f"v{v}:v{v}_f{i}" for v in range(VIEWS) for i in range(FEATURES)]
+    store.get_historical_features(labels.head(1), features).to_arrow()
+    start = time.perf_counter()
+    table = store.get_historical_features(labels, features).to_arrow()
+    seconds = time.perf_counter() - start
+    _keep(table.sort_by("label_id"), case, name, folder)
+    return seconds, {"note": "through Feast's SDK"}
+
+
+def plugin(case: str, folder: Path, scale: float) -> tuple[float, dict[str, Any]]:
+    return _feast_rows(case, folder, "headwater.offline.DuckDBOfflineStore", "plugin")
+
+
+def feast(case: str, folder: Path, scale: float) -> tuple[float, dict[str, Any]]:
+    if case == "rows":
+        return _feast_rows(case, folder, "duckdb", "feast")
+    import redis
+
+    from headwater.local import LocalRedis
+
+    share = folder / "share"
+    share.mkdir(exist_ok=True)
+    rows = sizes(case, scale)[0]
+    for view in range(VIEWS):
+        table = pq.read_table(folder / f"{case}.v{view}.parquet")
+        pq.write_table(table.slice(0, int(rows * FEAST_SHARE)), share / f"{case}.v{view}.parquet")
+    server = LocalRedis()
+    server.start()
+    try:
+        address = server.url.removeprefix("redis://").split("/")[0]
+        online = {"type": "redis", "connection_string": address}
+        store = feast_store(case, share, "duckdb", online)
+        begin, end = (
+            datetime.fromtimestamp(t / 1e6, UTC) for t in (START - HOUR, START + 2 * SPAN)
+        )
+        start = time.perf_counter()
+        store.materialize(begin, end)
+        seconds = (time.perf_counter() - start) / FEAST_SHARE
+        assert redis.Redis.from_url(server.url).dbsize() == int(rows * FEAST_SHARE)
+    finally:
+        server.close()
+    return seconds, {"note": f"seconds of {FEAST_SHARE:.0%} of the entities, times the rest"}
+
+
+def polars(case: str, folder: Path, scale: float) -> tuple[float, dict[str, Any]]:
+    import polars as pl
+
+    def once() -> Any:
+        labels = pl.read_parquet(folder / f"{case}.labels.parquet").sort("event_timestamp")
+        for v in range(VIEWS):
+            view = pl.read_parquet(folder / f"{case}.v{v}.parquet").sort("ts")
+            labels = labels.join_asof(
+                view,
+                left_on="event_timestamp",
+                right_on="ts",
+                by="entity",
+                strategy="backward",
+                tolerance=f"{TTL_DAYS}d",
+            ).drop("ts", strict=False)
+        return labels.sort("label_id")
+
+    start = time.perf_counter()
+    table = once()
+    seconds = time.perf_counter() - start
+    table.write_parquet(folder / f"{case}.polars.parquet")
+    return seconds, {}
+
+
+def duckdb(case: str, folder: Path, scale: float) -> tuple[float, dict[str, Any]]:
+    """RANGE windows over timestamps and intervals, as one writes them."""
+    return _range_windows(case, folder, "duckdb", "{0}::TIMESTAMP", "INTERVAL {0} MICROSECONDS")
+
+
+def duckdb_numbers(case: str, folder: Path, scale: float) -> tuple[float, dict[str, Any]]:
+    """The same over times as numbers, which DuckDB is five times faster at."""
+    return _range_windows(case, folder, "duckdb_numbers", "epoch_us({0})", "{0}")
+
+
+def _range_windows(
+    case: str, folder: Path, name: str, time_of: str, span_of: str
+) -> tuple[float, dict[str, Any]]:
+    import duckdb as engine
+
+    names = [(f, w) for f in ("count", "sum", "max") for w in WINDOWS]
+    spans = ", ".join(
+        f"{f}(x) OVER (PARTITION BY entity ORDER BY ts "
+        f"RANGE BETWEEN {span_of.format(WINDOWS[w])} PRECEDING AND CURRENT ROW) AS {f}_{w}"
+        for f, w in names
+    )
+    sql = f"""
+        SELECT label_id, {", ".join(f"{f}_{w}" for f, w in names)} FROM (
+          SELECT label_id, {spans} FROM (
+            SELECT entity, {time_of.format("ts")} AS ts, v0_f0 AS x, NULL AS label_id
+            FROM '{folder}/windows.v0.parquet'
+            UNION ALL
+            SELECT entity, {time_of.format("event_timestamp")}, NULL, label_id
+            FROM '{folder}/windows.labels.parquet'))
+        WHERE label_id IS NOT NULL ORDER BY label_id"""  # noqa: S608
+    start = time.perf_counter()
+    with engine.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        table = connection.sql(sql).to_arrow_table()
+    seconds = time.perf_counter() - start
+    _keep(table, case, name, folder)
+    return seconds, {}
+
+
+def reading(case: str, folder: Path, scale: float) -> tuple[float, dict[str, Any]]:
+    """The least that any engine has to do: read the columns."""
+    start = time.perf_counter()
+    for view in range(VIEWS):
+        file = pq.ParquetFile(folder / f"{case}.v{view}.parquet")
+        for group in range(file.num_row_groups):
+            file.read_row_group(group)
+    return time.perf_counter() - start, {"note": "reads the columns and does nothing"}
+
+
+def _keep(table: pa.Table, case: str, engine: str, folder: Path) -> None:
+    names = [n for n in table.column_names if n not in {"entity", "event_timestamp", "ts"}]
+    pq.write_table(table.select(names), folder / f"{case}.{engine}.parquet")
+
+
+ENGINES: dict[str, Callable[[str, Path, float], tuple[float, dict[str, Any]]]] = {
+    "headwater": headwater, "plugin": plugin, "feast": feast, "polars": polars, "duckdb": duckdb,
+    "duckdb_numbers": duckdb_numbers, "reading": reading,
+}  # fmt: skip
+
+
+def main() -> None:
+    case, engine, folder, scale = sys.argv[1:]
+    seconds, more = ENGINES[engine](case, Path(folder), float(scale))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "peak_mb": peak, **more}))
+
+
+if __name__ == "__main__":
+    main()
