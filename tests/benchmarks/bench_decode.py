@@ -1,4 +1,4 @@
-"""Decoding: CPU nanoseconds an event from bytes to Arrow columns, beside other ways to read JSON."""
+"""Decoding: CPU ns an event from bytes to Arrow columns, beside other ways to read JSON."""
 
 from __future__ import annotations
 
