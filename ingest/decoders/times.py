@@ -51,6 +51,8 @@ def times(cells: Sequence[Any]) -> Times:
     if len(kinds) == 1:
         read = _READERS.get(kinds.pop(), _one_by_one)
     us, valid, bad = read(cells)
+    if len(us) and us.min() >= MIN_US and us.max() <= MAX_US:
+        return Times(us, valid, bad)
     bad = bad | (valid & ((us < MIN_US) | (us > MAX_US)))
     return Times(np.where(bad, 0, us), valid & ~bad, bad)
 
@@ -94,10 +96,13 @@ def _integers(cells: Sequence[int | None]) -> Times:
     except OverflowError:
         return _one_by_one(cells)
     values, valid = _filled(column)
+    bad = np.zeros(len(valid), np.bool_)
     size = np.abs(values).astype(np.uint64)  # also right for the smallest int64
+    if len(size) and size.min() >= 10**11 and size.max() < 10**14:  # milliseconds, as most are
+        return Times(values * 1000, valid, bad)
     units = [size < 10**11, size < 10**14, size < 10**17]
     us = np.select(units, [values * 1_000_000, values * 1000, values], values // 1000)
-    return Times(us, valid, np.zeros(len(valid), np.bool_))
+    return Times(us, valid, bad)
 
 
 def _floats(cells: Sequence[float | None]) -> Times:

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headwater.settings import Settings
@@ -89,6 +89,7 @@ def plain(what: Any) -> Any:
     return "NaN" if isinstance(what, float) and math.isnan(what) else what
 
 
+@settings(deadline=None)
 @given(st.lists(JSON_VALUES, max_size=100))
 @example([b'{"at":1},{"at":2}', b'{"at":3,"x":[{}', b"{}]}"])
 def test_json_together_is_json_one_by_one(values: list[bytes | None]) -> None:
@@ -99,6 +100,7 @@ def plain_all(what: list[Any]) -> list[Any]:
     return [plain(one) for one in what]
 
 
+@settings(deadline=None)
 @given(st.lists(GOOD, min_size=1, max_size=30))
 def test_good_json_is_kept_with_its_values(events: list[dict[str, Any]]) -> None:
     found = said(JSON, [json.dumps(event).encode() for event in events])
@@ -108,22 +110,26 @@ def test_good_json_is_kept_with_its_values(events: list[dict[str, Any]]) -> None
             assert kept[name] == event.get(name)
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | TIMES, max_size=40))
 def test_columns_of_times_are_read_as_each_time_alone(cells: list[Any]) -> None:
     check_times(cells)
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), max_size=40))
 @example([-(2**63), 10**11, 10**14 - 1, 10**17, -(10**17), 99_999_999_999_999_999])
 def test_whole_epoch_numbers(cells: list[Any]) -> None:
     check_times(cells)
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.floats(), max_size=40))
 def test_epoch_numbers_with_fractions(cells: list[Any]) -> None:
     check_times(cells)
 
 
+@settings(deadline=None)
 @given(st.lists(st.datetimes().map(lambda t: t.isoformat() + "Z"), max_size=40))
 def test_texts_of_one_spelling(cells: list[Any]) -> None:
     check_times(cells)
@@ -172,6 +178,7 @@ BROKEN = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(BROKEN, max_size=30))
 def test_avro_together_is_avro_one_by_one(values: list[bytes | None]) -> None:
     assert plain_all(said(AVRO, values)) == plain_all([said(AVRO, [v])[0] for v in values])
