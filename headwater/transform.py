@@ -19,6 +19,22 @@ def load(body: bytes) -> Any:
     return dill.loads(body)  # noqa: S301 (the registry is the project's own code)
 
 
+def _nullable(events: pa.Table) -> Any:
+    """Integers and booleans that have nulls stay what they are, and are not made floats or objects.
+
+    What a function sees of an event must not depend on the events beside it.
+    """
+    import pandas as pd
+
+    types: dict[Any, Any] = {
+        pa.int32(): pd.Int32Dtype(),
+        pa.int64(): pd.Int64Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+    }
+    with_nulls = {column.type for column in events.columns if column.null_count}
+    return {kind: dtype for kind, dtype in types.items() if kind in with_nulls}.get
+
+
 def transform_events(code: CodePlan, events: pa.Table) -> tuple[pa.Table, Any]:
     """Decoded events through a stream view's `udf`.
 
@@ -29,7 +45,7 @@ def transform_events(code: CodePlan, events: pa.Table) -> tuple[pa.Table, Any]:
     function = load(code.body)
     try:
         if code.mode == "pandas":
-            frame = function(events.to_pandas())
+            frame = function(events.to_pandas(types_mapper=_nullable(events)))
             rows = np.asarray(frame.index, np.int64)
             return pa.Table.from_pandas(frame, preserve_index=False), rows
         columns = function(events.to_pydict())

@@ -74,13 +74,12 @@ class Status:
             status = self._of.setdefault(tp, PartitionStatus(worker=_worker()))
             status.committed, status.committed_at = at.offset, time.time()
 
-    def show(self, route: StreamRoute, watermarks: Mapping[TopicPartition, int]) -> None:
+    def show(
+        self, route: StreamRoute, watermarks: Mapping[TopicPartition, Mapping[str, int]]
+    ) -> None:
         """A source's clocks as metrics."""
-        marks = [
-            mark
-            for tp, mark in watermarks.items()
-            if tp.topic in route.stream.topics and mark > NO_TIME
-        ]
+        name = route.stream.name
+        marks = [held[name] for held in watermarks.values() if held.get(name, NO_TIME) > NO_TIME]
         for view in route.views:
             if route.newest_us > NO_TIME:
                 self._metrics.last_event.labels(view.name, "source").set(route.newest_us / 1e6)

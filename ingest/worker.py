@@ -46,9 +46,9 @@ BACK_OFF_SECONDS = 0.5
 
 
 class Saved(msgspec.Struct):
-    """What is saved beside a committed offset."""
+    """What is saved beside a committed offset: the watermark of each source, microseconds."""
 
-    watermark: int
+    watermarks: dict[str, int] = {}
 
 
 class Worker:
@@ -63,7 +63,8 @@ class Worker:
         self.status = Status(writer, self.metrics)
         #: Of each partition that this worker owns, the next offset to take in.
         self.positions: dict[TopicPartition, int] = {}
-        self._watermarks: dict[TopicPartition, int] = {}
+        #: Of each partition the watermark that each source has seen in it.
+        self._watermarks: dict[TopicPartition, dict[str, int]] = {}
         self._dead: list[tuple[TopicPartition, DeadLetter]] = []
         self._jobs = Jobs()
         self._written: Written | None = None
@@ -161,9 +162,7 @@ class Worker:
         self.takeover.begin(self.routes.log_ends(tp), position)
         self.consumer.seek(tp, position)
         saved = held.metadata if held else ""
-        self._watermarks[tp] = (
-            msgspec.json.decode(saved, type=Saved).watermark if saved else NO_TIME
-        )
+        self._watermarks[tp] = msgspec.json.decode(saved, type=Saved).watermarks if saved else {}
         self.positions[tp] = position
 
     def _give_up(self, revoked: Collection[TopicPartition]) -> None:
@@ -194,12 +193,13 @@ class Worker:
         self._clean = True
 
     def _take(self, records: Records) -> None:
-        tp, newest = records.tp, self._watermarks[records.tp]
+        tp, watermarks = records.tp, self._watermarks[records.tp]
         if len(records):
             now_us = time.time_ns() // 1000
             for route in self.routes.of(tp):
-                taken = route.take(records, self._watermarks[tp])
-                newest = max(newest, taken.watermark)
+                source = route.stream.name
+                taken = route.take(records, watermarks.get(source, NO_TIME))
+                watermarks[source] = taken.watermark
                 for at, kind, reason in taken.rejected:
                     self._dead.append((tp, _dead_letter(records, at, kind, reason)))
                 if taken.batch is not None:
@@ -207,9 +207,8 @@ class Worker:
                 self.status.took(tp, taken)
             self._rows += len(records)
             self._record_ms += [int(records.timestamp_ms[0]), int(records.timestamp_ms[-1])]
-        self._watermarks[tp] = newest
         self.positions[tp] = records.next_offset
-        self.status.reached(records, newest)
+        self.status.reached(records, max(watermarks.values(), default=NO_TIME))
 
     def _fold(self, route: StreamRoute, batch: Batch, now_us: int) -> None:
         tp = TopicPartition(batch.topic, batch.partition)

@@ -118,8 +118,15 @@ def _prepare(view: ViewPlan, batch: Batch) -> tuple[Batch, Texts]:
             known &= np.asarray(column.combine_chunks().is_valid())
     if not known.all():
         batch = batch.take(np.flatnonzero(known))
-    columns = [batch.events[key.name] for key in view.join_keys]
+    columns = [_key_column(batch.events[key.name], key.type) for key in view.join_keys]
     return batch, entity_texts(columns, len(batch.ts))
+
+
+def _key_column(column: pa.ChunkedArray, value_type: str) -> pa.ChunkedArray:
+    """A key as its entity's type has it: a udf may have made floats of whole numbers."""
+    if value_type in {"INT32", "INT64"} and pa.types.is_floating(column.type):
+        return column.cast(pa.int64(), safe=False)
+    return column
 
 
 class RowSink:
