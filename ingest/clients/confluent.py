@@ -97,6 +97,7 @@ class ConfluentConsumer:
         self._owned: set[TopicPartition] = set()
         self._next: dict[TopicPartition, int] = {}
         self._producer: Any = None
+        self._closing = False
         # Left open at the interpreter's end, librdkafka would wait without end for our callbacks.
         atexit.register(self.close)
         try:
@@ -118,9 +119,16 @@ class ConfluentConsumer:
         )
 
     def _gave(self, _: Any, partitions: Any) -> None:
-        given = {TopicPartition(tp.topic, tp.partition) for tp in partitions}
-        self._assigned |= given
-        self._owned |= given
+        if self._closing:
+            return
+        given = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
+        held = self.committed(given)
+        fresh = self.beginnings([tp for tp in given if held[tp] is None])
+        starts = {tp: at.offset if (at := held[tp]) else fresh[tp] for tp in given}
+        self._client.incremental_assign([_native(tp, offset) for tp, offset in starts.items()])
+        self._next.update(starts)
+        self._assigned |= set(given)
+        self._owned |= set(given)
 
     def _took(self, _: Any, partitions: Any) -> None:
         gone = {TopicPartition(tp.topic, tp.partition) for tp in partitions}
@@ -218,17 +226,17 @@ class ConfluentConsumer:
                                self._end(tp), [])]  # fmt: skip
 
     def _reset(self, tp: TopicPartition, before: int | None) -> None:
-        """Go on at the earliest message: the group is new here, or what it wanted is gone."""
+        """Go on at the earliest message, for what was wanted is gone."""
         if tp not in self._owned:
             return
         start = self.beginnings([tp])[tp]
+        before = self._next[tp] if before is None else before
         self.seek(tp, start)
-        if before is not None:
-            self.jumps[tp] += 1
-            logger.warning(
-                "%s-%d: messages from %d on are gone before they were read; going on at %d",
-                tp.topic, tp.partition, before, start,
-            )  # fmt: skip
+        self.jumps[tp] += 1
+        logger.warning(
+            "%s-%d: messages from %d on are gone before they were read; going on at %d",
+            tp.topic, tp.partition, before, start,
+        )  # fmt: skip
 
     # -- positions -------------------------------------------------------------------------------
 
@@ -250,24 +258,13 @@ class ConfluentConsumer:
         }
 
     def position(self, partition: TopicPartition) -> int:
-        if partition not in self._next:
-            held = self.committed([partition])[partition]
-            if held is None:
-                return self.beginnings([partition])[partition]
-            return held.offset
         return self._next[partition]
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
-        target = _native(partition, offset)
+        # librdkafka's own seek lets messages that were fetched before it pass after it.
         with _answering(self._servers):
-            try:
-                self._client.seek(target)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError._STATE:
-                    raise
-                # It has not begun to fetch this partition; it can be begun at another place.
-                self._client.incremental_unassign([_native(partition)])
-                self._client.incremental_assign([target])
+            self._client.incremental_unassign([_native(partition)])
+            self._client.incremental_assign([_native(partition, offset)])
         self._next[partition] = offset
 
     def beginnings(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
@@ -363,7 +360,7 @@ class ConfluentConsumer:
 
     def close(self) -> None:
         atexit.unregister(self.close)
-        self._producer = None
+        self._producer, self._closing = None, True
         self._client.close()
 
 

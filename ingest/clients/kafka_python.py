@@ -70,9 +70,13 @@ class _Coordinator(ConsumerCoordinator):
 
     _join_task: Any
 
+    def need_rejoin(self) -> bool:
+        # Else a join begun for new metadata, over which the leader has decided, is never taken.
+        return self._join_task is not None or bool(super().need_rejoin())
+
     async def join_group_async(self, timeout_ms: Any = None) -> bool:
         task: Any = self._join_task
-        if task is None or not task.is_done or not task.succeeded() or not self.need_rejoin():
+        if task is None or not task.is_done or not task.succeeded():
             return bool(await super().join_group_async(timeout_ms))
         self._join_task = None
         with self._lock:

@@ -7,7 +7,7 @@ import itertools
 import cramjam
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka.errors import CorruptRecordError
 from kafka.protocol.consumer import IsolationLevel
@@ -19,6 +19,8 @@ from ingest.clients.fetching import PartitionBatches
 from ingest.records import Records
 
 TP = ("events", 3)
+settings.register_profile("batches", deadline=None)  # the first example compiles the kernels
+settings.load_profile("batches")
 Message = tuple[int, int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 
 _bytes = st.one_of(st.none(), st.binary(max_size=300))
