@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from headwater.copying import copy
 from headwater.kernels import HEADER, I64_MAX, I64_MIN, add_event, identity, merge
 
 #: Tiles that a block of each class holds; each class is about a third larger than the one before.
@@ -109,8 +110,7 @@ def compact(ops, levels, cuts, width, words, words_f, place, n, watermark):
             continue
         into += stride
         if into != here:
-            for w in range(1, stride):
-                words[into + w] = words[here + w]
+            copy(words, into + 1, words, here + 1, here + stride)
         words[into] = start
         kept += 1
     return kept
@@ -143,8 +143,7 @@ def _put(
             larger = _reserve(words, free, top, kind, stride)
             if larger < 0:
                 return False
-            for w in range(n * stride):
-                words[larger + w] = words[place + w]
+            copy(words, larger, words, place, place + n * stride)
             _release(words, free, slot[BLOCK], place)
             slot[BLOCK], slot[AT] = kind, larger
     n, place = slot[TILES], slot[AT]
@@ -238,8 +237,7 @@ def relocate(width, words, slots, size, out):
     for s in range(size):
         slot = slots[s]
         room = CAPACITY[slot[BLOCK]] * (1 + width)
-        for w in range(slot[TILES] * (1 + width)):
-            out[top + w] = words[slot[AT] + w]
+        copy(out, top, words, slot[AT], slot[AT] + slot[TILES] * (1 + width))
         slot[AT] = top
         top += room
     return top
@@ -268,8 +266,8 @@ def put_section(width, words, slot, source, heads, order, first, out, at):
     place = slot[AT]
     for i in range(n):
         out[at + i] = words[place + i * stride]
-        for w in range(width):
-            out[at + n + i * width + w] = words[place + i * stride + 1 + w]
+        tile = place + i * stride
+        copy(out, at + n + i * width, words, tile + 1, tile + stride)
     at += n * stride
     row = heads.shape[1] - 1
     for h in range(slot[HEADS]):
@@ -318,9 +316,9 @@ def load(width, words, free, top, slots, heads, n_heads, which, data, data_at, f
         slot[HEADS] = data[a + 4]
         a += HEADER
         for i in range(n):
-            words[place + i * stride] = data[a + i]
-            for w in range(width):
-                words[place + i * stride + 1 + w] = data[a + n + i * width + w]
+            tile = place + i * stride
+            words[tile] = data[a + i]
+            copy(words, tile + 1, data, a + n + i * width, a + n + (i + 1) * width)
         a += n * stride
         row = heads.shape[1] - 1
         for h in range(slot[HEADS]):

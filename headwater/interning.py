@@ -16,6 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from headwater.codec import key_text
+from headwater.copying import copy
 
 Int64 = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
@@ -162,9 +163,7 @@ def _intern(index, hashes, held_at, held, size, data, at, out, seed):
                 index[p] = size + 1
                 hashes[size] = h
                 start = held_at[size]
-                for j in range(end - begin):
-                    held[start + j] = data[begin + j]
-                held_at[size + 1] = start + end - begin
+                held_at[size + 1] = copy(held, start, data, begin, end)
                 size += 1
                 break
             start = held_at[slot]
@@ -243,10 +242,7 @@ def _framed(data, at):
     for i in range(n):
         p = put_number(out, out_at[i], at[i + 1] - at[i])
         out[p] = 58
-        p += 1
-        for j in range(at[i], at[i + 1]):
-            out[p] = data[j]
-            p += 1
+        copy(out, p + 1, data, at[i], at[i + 1])
     return out, out_at
 
 
@@ -259,11 +255,6 @@ def _joined(a, a_at, b, b_at):
         at[i + 1] = at[i] + a_at[i + 1] - a_at[i] + b_at[i + 1] - b_at[i]
     out = np.empty(at[-1], np.uint8)
     for i in range(n):
-        p = at[i]
-        for j in range(a_at[i], a_at[i + 1]):
-            out[p] = a[j]
-            p += 1
-        for j in range(b_at[i], b_at[i + 1]):
-            out[p] = b[j]
-            p += 1
+        p = copy(out, at[i], a, a_at[i], a_at[i + 1])
+        copy(out, p, b, b_at[i], b_at[i + 1])
     return out, at

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from headwater.copying import copy
 from headwater.interning import Bytes, Texts, digits, put_number
 
 #: Keys in one script call: a call blocks the server, and other clients wait meanwhile.
@@ -61,10 +62,7 @@ def msetnx(prefix: bytes, keys: Texts, values: Texts) -> Commands:
 
 @njit(cache=True, nogil=True)
 def _copy(data, at, part, begin, end, real):
-    if real:
-        for i in range(end - begin):
-            data[at + i] = part[begin + i]
-    return at + end - begin
+    return copy(data, at, part, begin, end) if real else at + end - begin
 
 
 @njit(cache=True, nogil=True)

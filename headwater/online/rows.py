@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from headwater.arrow import arrow_type
 from headwater.catalog import ViewPlan
 from headwater.codec import FIXED_TYPES, HAS_CREATED, HAS_NULLS, HAS_OFFSET, RowCodec
+from headwater.copying import copy
 from headwater.interning import Bytes, Int64, Texts, texts
 
 #: How a fixed cell's eight bytes are cut: int32, float32 and bool take less.
@@ -220,8 +221,7 @@ def _pack(
             begin, end = at[c, r], at[c, r + 1]
             p = _text_head(out, p, end - begin, text_layout[c, 1] == 1, real)
             if real:
-                for i in range(end - begin):
-                    out[p + i] = data[begin + i]
+                copy(out, p, data, begin, end)
             p += end - begin
         if not real:
             out_at[r + 1] = p

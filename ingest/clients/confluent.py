@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
@@ -168,18 +167,20 @@ class ConfluentConsumer:
         return found
 
     def _columns(self, messages: Sequence[Message]) -> list[Records]:
-        """One `Records` for each run of messages of one partition."""
+        """One `Records` for each partition: librdkafka mixes them, a few messages of each."""
         if not messages:
             return []
-        partition = np.fromiter(map(Message.partition, messages), np.int64, len(messages))
-        cuts = np.flatnonzero(np.diff(partition)) + 1
+        place = np.fromiter(map(Message.partition, messages), np.int64, len(messages))
         topics = list(map(Message.topic, messages))
         if topics.count(topics[0]) < len(topics):
-            cuts = np.union1d(
-                cuts, [i for i, (a, b) in enumerate(pairwise(topics), 1) if a != b]
-            ).astype(np.int64)
-        edges = [0, *cuts.tolist(), len(messages)]
-        return [self._run(messages[a:b]) for a, b in pairwise(edges)]
+            number: dict[str | None, int] = {}
+            names = [number.setdefault(topic, len(number)) for topic in topics]
+            place += np.array(names, np.int64) << 32
+        if (place == place[0]).all():
+            return [self._run(messages)]
+        order = np.argsort(place, kind="stable")
+        cuts = np.flatnonzero(np.diff(place[order])) + 1
+        return [self._run([messages[i] for i in part.tolist()]) for part in np.split(order, cuts)]
 
     def _run(self, messages: Sequence[Message]) -> Records:
         n = len(messages)

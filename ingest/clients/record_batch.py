@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from headwater.copying import copy
+
 HEADER_BYTES = 61
 #: Where the checksum's range begins within a batch.
 CHECKED_FROM = 21
@@ -162,10 +164,7 @@ def pack(raw, value_at, value_size):
             text[to], text[to + 1], text[to + 2], text[to + 3] = 110, 117, 108, 108
             to += 4
         else:
-            at = value_at[i]
-            for j in range(value_size[i]):
-                text[to + j] = raw[at + j]
-            to += value_size[i]
+            to = copy(text, to, raw, value_at[i], value_at[i] + value_size[i])
     text[to] = 93
     return text, places
 
