@@ -37,6 +37,8 @@ def _run(repo: Path, until_end: bool) -> int:
     start_logging(settings.log_level)
     # The client warns whenever a batch takes longer to decode than its event loop likes.
     logging.getLogger("kafka.net.selector").setLevel("ERROR")
+    # It says so ten times a second while a topic does not exist.
+    logging.getLogger("kafka.cluster").setLevel("CRITICAL")
     catalog = catalog_cache.load(repo)
     client = connect(settings.redis_url or catalog.redis_url, 10 * settings.redis_timeout_seconds)
     worker = Worker(repo, settings, OnlineWriter(client, catalog.project))

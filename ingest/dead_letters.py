@@ -139,7 +139,7 @@ def list_letters(letters: Letters, kind: str, limit: int, as_json: bool) -> None
 
 
 def replay(letters: Letters, kind: str, as_json: bool) -> None:
-    """Send letters to where they came from, each once: with them the group's offset moves.
+    """Send letters to the partitions they came from, each once: with them the group's offset moves.
 
     Letters of other kinds go to the end of their topic, where another replay finds them.
     """
@@ -149,7 +149,7 @@ def replay(letters: Letters, kind: str, as_json: bool) -> None:
         for at in range(len(records)):
             letter = described(records, at)
             if letter["topic"] and (not kind or letter["kind"] == kind):
-                out.append(_again(records.original(at), letter["topic"]))
+                out.append(_again(records.original(at), letter["topic"], letter["partition"]))
                 sent += 1
             else:
                 out.append(DeadLetter(records.tp.topic, records.original(at)))
@@ -162,11 +162,11 @@ def replay(letters: Letters, kind: str, as_json: bool) -> None:
         print(f"{sent} sent to their topics again{rest}.")  # noqa: T201 (the command's output)
 
 
-def _again(original: Original, topic: str) -> DeadLetter:
+def _again(original: Original, topic: str, partition: int) -> DeadLetter:
     times = next((int(v or 0) for name, v in original.headers if name == REPLAYS), 0)
     headers = [(name, value) for name, value in original.headers if not name.startswith(OWN)]
     headers.append((REPLAYS, str(times + 1).encode()))
-    return DeadLetter(topic, Original(original.key, original.value, headers))
+    return DeadLetter(topic, Original(original.key, original.value, headers), partition)
 
 
 def main() -> int:

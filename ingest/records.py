@@ -35,10 +35,11 @@ class Original(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A message to be sent to `topic`."""
+    """A message to be sent to `topic`, to a partition of it or where its key says."""
 
     topic: str
     original: Original
+    partition: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING
 
 from headwater import catalog_cache
-from headwater.errors import HeadwaterError, RebuildBusyError
+from headwater.errors import HeadwaterError, RebuildBusyError, StoreUnavailableError
 from headwater.online.expiry import Sweeper
 from headwater.online.progress import Place
 from headwater.rebuild import Rebuilder, missing
@@ -42,6 +43,11 @@ class Rounds:
         worker = self._worker
         self._sweeper = Sweeper(worker.writer, worker.catalog.views.values())
         self.fill_histories()
+
+    def last(self) -> None:
+        """Say where the worker ended."""
+        with contextlib.suppress(StoreUnavailableError):
+            self._worker.status.publish(self._worker.routes)
 
     def close(self) -> None:
         self._chores.close()

@@ -129,6 +129,7 @@ class Worker:
                 time.sleep(BACK_OFF_SECONDS)
         if self.stopping:
             self._last_flush()
+        self.rounds.last()
         self._jobs.close()
         self.rounds.close()
         self.consumer.close()

@@ -35,10 +35,14 @@ class Programs:
         command = [sys.executable, "-P", "-m", module, *words]
         return subprocess.Popen(command, env=self.env)
 
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, whatever comes of it."""
+        command = [sys.executable, "-P", "-m", "headwater.cli", *words, "--repo", str(self.repo)]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
+
     def headwater(self, *words: str) -> str:
         """Run a command to its end; its standard output. Fails the test when it fails."""
-        command = [sys.executable, "-P", "-m", "headwater.cli", *words, "--repo", str(self.repo)]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
+        done = self.run(*words)
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout
 

@@ -233,18 +233,18 @@ app.command()(profile)
 @app.command()
 def status(repo: Repo = REPO, as_json: AsJson = False) -> None:
     """Freshness of every view, and how far ingest is; exit code 1 when an objective is missed."""
-    from headwater.cli import status as shown
+    from headwater.cli import tables
 
     catalog, writer = _store(repo)
     now = time.time()
     views = [freshness(view, writer.clocks(), now) for view in catalog.views.values()]
-    partitions = shown.partitions(catalog, writer, now)
+    partitions = tables.partitions(catalog, writer, now)
     if as_json:
         typer.echo(json.dumps({"views": views, "partitions": partitions}))
     else:
-        console.print(shown.views_table(views))
+        console.print(tables.views_table(views))
         if partitions:
-            console.print(shown.partitions_table(partitions))
+            console.print(tables.partitions_table(partitions))
     if any(row["fresh"] is False for row in views):
         raise typer.Exit(1)
 

@@ -344,12 +344,13 @@ class ConfluentConsumer:
                 refused.append((message.topic(), error))
 
         self._producer.begin_transaction()
-        for topic, (key, value, headers) in dead:
+        for topic, (key, value, headers), partition in dead:
             while True:
                 try:
                     self._producer.produce(
-                        topic, value, key, headers=list(headers), on_delivery=delivered
-                    )
+                        topic, value, key, -1 if partition is None else partition,
+                        headers=list(headers), on_delivery=delivered,
+                    )  # fmt: skip
                     break
                 except BufferError:
                     self._producer.poll(0.1)

@@ -77,7 +77,7 @@ class TransactionalProducer(KafkaProducer):
             self._wait_on_metadata(topic, TIMEOUT_SECONDS * 1000)
         except KafkaError as error:
             raise _refused(topic, error) from error
-        partition = self._partition(topic, None, key, value, key, value)
+        partition = self._partition(topic, letter.partition, key, value, key, value)
         tp = KafkaPartition(topic, partition)
         self._transaction_manager.maybe_add_partition_to_transaction(tp)
         future, *_ = self._accumulator.append(tp, None, key, value, _Headers(headers))

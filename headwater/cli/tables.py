@@ -70,22 +70,24 @@ def views_table(rows: Iterable[Row]) -> Table:
 
 
 def partitions_table(rows: Iterable[Row]) -> Table:
-    table = Table(
-        "partition", "worker", "lag", "watermark", "events/s", "rejected", "state", "last commit"
-    )
+    table = Table()
+    table.add_column("partition", no_wrap=True)
+    for name in ("lag", "watermark", "events/s", "rejected", "state", "committed"):
+        table.add_column(name)
     for row in rows:
         rejected = ", ".join(f"{kind} {n:,}" for kind, n in sorted(row["rejected"].items()))
-        committed = row["committed_at"]
+        lag = f"{row['lag_records']:,} ({row['lag_seconds']:,.1f} s)"
+        behind = f"; {row['behind']} views behind" if row["behind"] else ""
+        gone = "" if row["running"] else f" [red]{row['worker']} is gone[/]"
+        done = f"{row['committed']:,}" if row["committed"] is not None else "never"
         table.add_row(
             f"{row['topic']}-{row['partition']}",
-            row["worker"] if row["running"] else f"[red]{row['worker']}: gone[/]",
-            f"{row['lag_records']:,} ({row['lag_seconds']:,.1f} s)"
-            + (f", {row['behind']} views behind" if row["behind"] else ""),
+            lag + behind + gone,
             _utc(row["watermark_us"]),
             f"{row['events_per_second']:,.0f}",
             rejected or "0",
             f"{row['state_keys']:,} keys, {row['state_bytes'] / 1e6:,.0f} MB",
-            f"{row['committed']:,} at {_utc(int(committed * 1e6))}" if committed else "never",
+            done,
         )
     return table
 

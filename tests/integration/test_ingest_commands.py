@@ -1,0 +1,161 @@
+"""Receipts, dead letters and status of a running worker, through the commands that people use."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from kafka import KafkaProducer
+
+from headwater import catalog_cache
+from headwater.local import LocalKafka
+from headwater.offline.sources import read_log
+from headwater.online.values import ViewReader
+from headwater.online.writer import OnlineWriter
+from tests.processes import Programs
+
+TOPIC = "receipts"
+YAML = """
+project: receipts
+provider: local
+registry: data/registry.db
+online_store: {{type: headwater.online.RedisOnlineStore, connection_string: "{redis}"}}
+offline_store: {{type: headwater.offline.DuckDBOfflineStore}}
+entity_key_serialization_version: 3
+"""
+DEFINITIONS = """
+from datetime import timedelta
+from feast import Entity, FileSource, Field, KafkaSource, StreamFeatureView, ValueType
+from feast.aggregation import Aggregation
+from feast.data_format import DeltaFormat, JsonFormat
+from feast.types import Float64, Int64
+
+user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+clicks = KafkaSource(
+    name="clicks", topic="receipts", kafka_bootstrap_servers="127.0.0.1:1",
+    timestamp_field="at", watermark_delay_threshold=timedelta(hours=1),
+    message_format=JsonFormat("user_id bigint, amount double, at timestamp"),
+    batch_source=FileSource(name="clicks_log", path="data/log/clicks",
+                            file_format=DeltaFormat(), timestamp_field="at"),
+)
+windows = StreamFeatureView(
+    name="user_windows", entities=[user], source=clicks, timestamp_field="at",
+    schema=[Field(name="user_id", dtype=Int64), Field(name="n", dtype=Int64)],
+    aggregations=[
+        Aggregation(column="amount", function="count", time_window=timedelta(days=1), name="n"),
+    ],
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory, redis_url: str, kafka: LocalKafka) -> Path:
+    folder = tmp_path_factory.mktemp("receipts")
+    (folder / "feature_store.yaml").write_text(YAML.format(redis=redis_url))
+    (folder / "definitions.py").write_text(DEFINITIONS)
+    Programs(folder, {"REDIS_URL": redis_url}).headwater("apply")
+    return folder
+
+
+@pytest.fixture
+def programs(
+    repo: Path, kafka: LocalKafka, redis_client: redis.Redis, redis_url: str
+) -> Iterator[Programs]:
+    env = {"REDIS_URL": redis_url, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}
+    yield Programs(repo, {**env, "HEADWATER_GROUP": f"receipts-{time.time_ns()}"})
+
+
+@pytest.fixture
+def send(kafka: LocalKafka) -> Iterator[Any]:
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap)
+
+    def one(value: bytes, **more: Any) -> int:
+        return int(producer.send(TOPIC, value, partition=0, **more).get(20).offset)
+
+    yield one
+    producer.close()
+
+
+def event(user: int, at_us: int) -> bytes:
+    return json.dumps({"user_id": user, "amount": 1.5, "at": at_us}).encode()
+
+
+def count(programs: Programs, client: redis.Redis, user: int) -> int:
+    catalog = catalog_cache.load(programs.repo)
+    reader = ViewReader(catalog.project, catalog.views["user_windows"])
+    data = OnlineWriter(client, catalog.project).read(reader.keys([[user]], 1))
+    found: int = reader.values(data, ["n"], time.time_ns() // 1000).values[0][0]
+    return found
+
+
+def stop(worker: subprocess.Popen[bytes]) -> None:
+    worker.terminate()
+    assert worker.wait(30) == 0
+
+
+def test_an_event_that_was_waited_for_is_servable(
+    programs: Programs, send: Any, redis_client: redis.Redis
+) -> None:
+    worker = programs.ingest()
+    try:
+        before = count(programs, redis_client, 1)
+        offset = send(event(1, time.time_ns() // 1000 - 1_000_000))
+        done = json.loads(programs.headwater(
+            "wait", "--topic", TOPIC, "--partition", "0", "--offset", str(offset), "--json"
+        ))  # fmt: skip
+        assert done["servable"]
+        assert count(programs, redis_client, 1) == before + 1
+        status = programs.run("status", "--json")
+        partitions = {one["partition"]: one for one in json.loads(status.stdout)["partitions"]}
+        assert partitions[0]["running"]
+        assert partitions[0]["position"] == offset + 1
+        later = programs.run(
+            "wait", "--topic", TOPIC, "--partition", "0", "--offset", str(offset + 9),
+            "--timeout", "0.2", "--json",
+        )  # fmt: skip
+        assert later.returncode == 1
+        assert not json.loads(later.stdout)["servable"]
+        unknown = programs.run("wait", "--topic", "none", "--partition", "0", "--offset", "0")
+        assert unknown.returncode == 1
+        assert "no online view reads topic 'none'" in unknown.stderr
+    finally:
+        stop(worker)
+
+
+def test_dead_letters_keep_their_bytes_and_are_replayed_once(
+    programs: Programs, send: Any, redis_client: redis.Redis
+) -> None:
+    now = time.time_ns() // 1000
+    send(event(2, now - 2_000_000))
+    bad = send(b'{"user_id": "x"}', key=b"k\xff", headers=[("trace", b"7"), ("trace", b"8")])
+    late = send(event(2, now - 2 * 3_600_000_000))
+    assert programs.ingest("--until-end").wait(60) == 0
+
+    def letters(*words: str) -> list[dict[str, Any]]:
+        lines = programs.headwater("dead-letters", "list", "--topic", TOPIC, "--json", *words)
+        return [json.loads(line) for line in lines.splitlines()]
+
+    mine = {one["offset"]: one for one in letters() if one["offset"] in {bad, late}}
+    assert mine[bad]["kind"] == "invalid"
+    assert mine[bad]["value"] == '{"user_id": "x"}'
+    assert mine[bad]["key"] == "base64:a/8="
+    assert "user_id" in mine[bad]["reason"]
+    assert mine[late]["kind"] == "late"
+    assert [one["offset"] for one in letters("--kind", "late")][-1] == late
+
+    done = json.loads(programs.headwater("dead-letters", "replay", "--kind", "late", "--json"))
+    assert done["replayed"] >= 1
+    again = json.loads(programs.headwater("dead-letters", "replay", "--kind", "late", "--json"))
+    assert again["replayed"] == 0
+    assert again["kept"] >= 1
+    assert programs.ingest("--until-end").wait(60) == 0
+    # It is as late as it was, and says so from its new place.
+    assert [one["offset"] for one in letters("--kind", "late")][-1] > late
+    log = read_log(catalog_cache.load(programs.repo).streams["clicks"])
+    assert bad not in log["_offset"].to_pylist()
