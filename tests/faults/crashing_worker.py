@@ -12,14 +12,22 @@ import importlib
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_CONSUMER = "ingest.clients.kafka_python:KafkaPythonConsumer"
-_TRANSACTION = "ingest.clients.dead_letters:TransactionalProducer"
+_CONFLUENT = os.environ.get("HEADWATER_KAFKA_CLIENT") == "confluent-kafka"
+_CONSUMER = (
+    "ingest.clients.confluent:ConfluentConsumer"
+    if _CONFLUENT
+    else "ingest.clients.kafka_python:KafkaPythonConsumer"
+)
+_TRANSACT = (
+    f"{_CONSUMER}._transact"
+    if _CONFLUENT
+    else "ingest.clients.dead_letters:TransactionalProducer.commit"
+)
 #: Step -> (when, the function that does it, as module:class.function).
 STEPS: dict[str, tuple[str, str]] = {
     "poll": ("after-some", f"{_CONSUMER}.poll"),
@@ -32,15 +40,17 @@ STEPS: dict[str, tuple[str, str]] = {
     "before-progress": ("before", "headwater.online.progress:Progress.move"),
     "after-progress": ("after", "headwater.online.progress:Progress.move"),
     "before-log": ("before", "headwater.offline.log:EventLog.append"),
-    "amid-log": ("files", "headwater.offline.log:write_deltalake"),
+    "amid-log": ("before", "headwater.offline.log:commit"),  # between the file and what names it
     "after-log": ("after", "headwater.offline.log:EventLog.append"),
     "before-commit": ("before", f"{_CONSUMER}.commit"),
     "after-commit": ("after", f"{_CONSUMER}.commit"),
-    "before-dead-letters": ("before", f"{_TRANSACTION}.commit"),
+    "before-dead-letters": ("before", _TRANSACT),
     "amid-dead-letters": (
-        "before", "kafka.producer.transaction_manager:TransactionManager.begin_commit"
+        ("after", f"{_CONSUMER}._send")
+        if _CONFLUENT
+        else ("before", "kafka.producer.transaction_manager:TransactionManager.begin_commit")
     ),
-    "after-dead-letters": ("after", f"{_TRANSACTION}.commit"),
+    "after-dead-letters": ("after", _TRANSACT),
 }  # fmt: skip
 
 
@@ -64,8 +74,6 @@ def wrapped(function: Callable[..., Any], when: str, n: int) -> Callable[..., An
                 die()
             if when == "amid":
                 send_half(function, *args)
-            if when == "files":
-                threading.Thread(target=die_at_a_new_file, args=(args[0].table_uri,)).start()
             function(*args, **kwargs)
             die()
         return function(*args, **kwargs)
@@ -79,15 +87,6 @@ def send_half(send: Callable[..., Any], connection: Any, command: Any, *rest: An
     data = b"".join(part.encode() if isinstance(part, str) else bytes(part) for part in parts)
     send(connection, [data[: len(data) // 2]], *rest)
     time.sleep(0.05)
-    die()
-
-
-def die_at_a_new_file(uri: str) -> None:
-    """Between an append's data file and the commit that names it."""
-    folder = Path(uri.removeprefix("file://"))
-    before = set(folder.glob("*.parquet"))
-    while set(folder.glob("*.parquet")) == before:
-        pass
     die()
 
 
