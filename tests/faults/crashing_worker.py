@@ -1,9 +1,7 @@
 """The real ingest worker, which kills itself (SIGKILL) at the n-th call of a step.
 
-    FAULTS_CRASH=fold:3 FAULTS_CLOCK=/a/file python -P crashing_worker.py --repo DIR
-
-Without FAULTS_CRASH it is the plain worker. FAULTS_CLOCK's content, if there is such a file, are
-the seconds by which this process's wall clock is wrong; they may change while it runs.
+It runs in a process of its own, forked off one that has imported everything once: an interpreter's
+start and its imports would be most of a fault test.
 """
 
 from __future__ import annotations
@@ -13,24 +11,20 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_CONFLUENT = os.environ.get("HEADWATER_KAFKA_CLIENT") == "confluent-kafka"
-_CONSUMER = (
-    "ingest.clients.confluent:ConfluentConsumer"
-    if _CONFLUENT
-    else "ingest.clients.kafka_python:KafkaPythonConsumer"
-)
-_TRANSACT = (
-    f"{_CONSUMER}._transact"
-    if _CONFLUENT
-    else "ingest.clients.dead_letters:TransactionalProducer.commit"
-)
+from ingest.__main__ import main
+
+_CONSUMERS = {
+    "kafka-python": "ingest.clients.kafka_python:KafkaPythonConsumer",
+    "confluent-kafka": "ingest.clients.confluent:ConfluentConsumer",
+}
+_PRODUCER = "ingest.clients.dead_letters:TransactionalProducer"
 #: Step -> (when, the function that does it, as module:class.function).
 STEPS: dict[str, tuple[str, str]] = {
-    "poll": ("after-some", f"{_CONSUMER}.poll"),
+    "poll": ("after-some", "CONSUMER.poll"),
     "decode": ("after", "ingest.decoders.json:JsonDecoder.decode"),
     "before-fold": ("before", "headwater.states:WindowStates.fold"),
     "after-fold": ("after", "headwater.states:WindowStates.fold"),
@@ -42,16 +36,20 @@ STEPS: dict[str, tuple[str, str]] = {
     "before-log": ("before", "headwater.offline.log:EventLog.append"),
     "amid-log": ("before", "headwater.offline.log:commit"),  # between the file and what names it
     "after-log": ("after", "headwater.offline.log:EventLog.append"),
-    "before-commit": ("before", f"{_CONSUMER}.commit"),
-    "after-commit": ("after", f"{_CONSUMER}.commit"),
-    "before-dead-letters": ("before", _TRANSACT),
+    "before-commit": ("before", "CONSUMER.commit"),
+    "after-commit": ("after", "CONSUMER.commit"),
+    "before-dead-letters": ("before", f"{_PRODUCER}.commit"),
     "amid-dead-letters": (
-        ("after", f"{_CONSUMER}._send")
-        if _CONFLUENT
-        else ("before", "kafka.producer.transaction_manager:TransactionManager.begin_commit")
+        "before", "kafka.producer.transaction_manager:TransactionManager.begin_commit"
     ),
-    "after-dead-letters": ("after", _TRANSACT),
+    "after-dead-letters": ("after", f"{_PRODUCER}.commit"),
 }  # fmt: skip
+#: The same steps where confluent-kafka has them.
+CONFLUENT_STEPS = {
+    "before-dead-letters": ("before", "CONSUMER._transact"),
+    "amid-dead-letters": ("after", "CONSUMER._send"),
+    "after-dead-letters": ("after", "CONSUMER._transact"),
+}
 
 
 def die() -> Any:
@@ -90,10 +88,10 @@ def send_half(send: Callable[..., Any], connection: Any, command: Any, *rest: An
     die()
 
 
-def arm(crash: str) -> None:
+def arm(crash: str, client: str) -> None:
     step, _, n = crash.partition(":")
-    when, target = STEPS[step]
-    module, _, path = target.partition(":")
+    when, target = {**STEPS, **(CONFLUENT_STEPS if client == "confluent-kafka" else {})}[step]
+    module, _, path = target.replace("CONSUMER", _CONSUMERS[client]).partition(":")
     owner: Any = importlib.import_module(module)
     *parents, name = path.split(".")
     for parent in parents:
@@ -115,10 +113,17 @@ def bend_clock(file: Path) -> None:
     time.time = lambda: (real() + shift_ns()) / 1e9
 
 
-if __name__ == "__main__":
-    bend_clock(Path(os.environ["FAULTS_CLOCK"]))
-    if os.environ["FAULTS_CRASH"]:
-        arm(os.environ["FAULTS_CRASH"])
-    from ingest.__main__ import main
+def run(words: Sequence[str], env: Mapping[str, str], crash: str, clock: Path) -> None:
+    """`headwater ingest` with these words and this environment, as the whole of a process.
 
+    crash: a step and the number of the call that kills it, as "before-fold:3"; "" for none.
+    clock: the seconds by which this process's wall clock is wrong, if there is such a file; they
+    may change while it runs.
+    """
+    os.environ.clear()
+    os.environ.update(env)
+    bend_clock(clock)
+    if crash:
+        arm(crash, env.get("HEADWATER_KAFKA_CLIENT", "kafka-python"))
+    sys.argv[1:] = words
     sys.exit(main())

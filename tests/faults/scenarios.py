@@ -209,10 +209,10 @@ def crash(stage: Stage, step: str, nth: int) -> None:
 
     def ended() -> bool:
         stage.feed.send(50)
-        return worker.poll() is not None
+        return not worker.is_alive()
 
     until(ended, f"the worker never came to {step}:{nth}")
-    assert worker.returncode == -signal.SIGKILL, "the worker ended by itself"
+    assert worker.exitcode == -signal.SIGKILL, "the worker ended by itself"
     stage.crew.kill(worker)
 
 
