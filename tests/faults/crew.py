@@ -22,10 +22,9 @@ from tests.processes import Programs
 Worker = ForkServerProcess
 END_SECONDS = 60.0
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([
-    "__main__", "tests.faults.crashing_worker", "ingest.clients.kafka_python",
-    "ingest.clients.confluent",
-])  # fmt: skip
+_PROCESSES.set_forkserver_preload(
+    ["__main__", "tests.faults.crashing_worker", "ingest.clients.kafka_python"]
+)
 
 
 class Crew:
@@ -52,8 +51,6 @@ class Crew:
         self._admin = KafkaAdminClient(bootstrap_servers=bootstrap)
         self.workers: dict[Worker, set[str]] = {}
         self.kills = 0
-        #: Workers that ended by themselves, and were started again as a supervisor would.
-        self.replaced = 0
 
     def start(self, crash: str = "") -> Worker:
         """One more worker, once it is a member of the group. `crash`: see `crashing_worker`."""
@@ -92,12 +89,10 @@ class Crew:
         if gone:
             self._admin.remove_group_members(self.group, gone)
 
-    def replace_ended(self) -> None:
-        """What a supervisor does: start a worker again where one ended by itself."""
-        for worker in [w for w in self.workers if not w.is_alive()]:
-            self.evict(self.workers.pop(worker))
-            self.replaced += 1
-            self.start()
+    def check(self) -> None:
+        """No worker has ended by itself."""
+        ended = [worker.exitcode for worker in self.workers if not worker.is_alive()]
+        assert not ended, f"workers ended by themselves, with the codes {ended}"
 
     def finish(self) -> None:
         """Kill who is left; a clean worker takes in the rest and ends by itself."""
@@ -128,7 +123,7 @@ class Crew:
     def working(self) -> None:
         """Blocks until some worker has appended something."""
         before = self.logged()
-        until(lambda: self.logged() > before, "no worker takes anything in", self.replace_ended)
+        until(lambda: self.logged() > before, "no worker takes anything in", self.check)
 
     def _spawn(self, crash: str, *more: str) -> Worker:
         words = ["--repo", str(self.repo), *more]

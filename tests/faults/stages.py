@@ -66,5 +66,5 @@ def compared(stage: Stage) -> Compared:
     """Everything that came of a stage's events, compared; what was counted is shown by `-rP`."""
     with redis.Redis.from_url(stage.redis.url) as client:
         found = compare(stage.crew.repo, partial(truth.read_topic, stage.kafka.bootstrap), client)
-    print(f"kills {stage.crew.kills}, replaced {stage.crew.replaced}, {found}")  # noqa: T201
+    print(f"kills {stage.crew.kills}, {found}")  # noqa: T201
     return found

@@ -15,17 +15,19 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 ROUNDS = {
     "sigkill": 200, "zombie": 20, "rebalance": 30, "broker_restart": 10, "redis_restart": 20,
     "redis_emptied": 10, "redis_lost": 10, "redis_rewound": 10, "disk_full": 10, "clock_jump": 20,
+    "broker_away": 1, "redis_frozen": 4,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("fault", scenarios.FAULTS)
+@pytest.mark.parametrize("fault", [*scenarios.FAULTS, *scenarios.LONG_FAULTS])
 def test_after_many_faults_everything_is_right(
     make_stage: MakeStage, fault: str, client: str
 ) -> None:
     stage = make_stage(2, client)
     stage.events = 500
-    scenarios.run(scenarios.FAULTS[fault], stage, ROUNDS[fault])
+    faults = {**scenarios.FAULTS, **scenarios.LONG_FAULTS}
+    scenarios.run(faults[fault], stage, ROUNDS[fault])
     found = compared(stage)
     assert found.messages == stage.feed.sent
 
