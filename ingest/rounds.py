@@ -129,7 +129,9 @@ class Rounds:
             raise
         except HeadwaterError as error:
             # The other views go on; this is tried again in a second.
-            logger.warning("views stay without their state: %s; %s", ", ".join(sorted(views)), error)
+            logger.warning(
+                "views stay without their state: %s; %s", ", ".join(sorted(views)), error
+            )
             return
         logger.info("views are whole again: %s", ", ".join(sorted(views)) or "as they were")
         worker.restart()

@@ -48,7 +48,7 @@ class Crew:
                 **(settings or {}),
             },
         )
-        self._admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+        self._admin = KafkaAdminClient(bootstrap_servers=bootstrap, reconnect_backoff_max_ms=1000)
         self.workers: dict[Worker, set[str]] = {}
         self.kills = 0
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults import scenarios
-from tests.faults.stages import CLIENTS, MakeStage, compared, make_stage, template
-
-__all__ = ["make_stage", "template"]
+from tests.faults.stages import CLIENTS, MakeStage, compared
 
 #: All of them run on this client in `tests/soak`.
 CONFLUENT = ["sigkill", "rebalance"]
