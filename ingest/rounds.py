@@ -119,10 +119,10 @@ class Rounds:
         if max(gaps.values(), default=0) > TAKEOVER_OFFSETS:
             self._chores.start(*REBUILD)
             return
-        views = {worker.routes.view(place) for place, gap in gaps.items() if gap > 0}
+        views = sorted({worker.routes.view(place) for place, gap in gaps.items() if gap > 0})
         try:
             if views:
-                Rebuilder(worker.catalog, worker.writer.client, sorted(views)).run()
+                Rebuilder(worker.catalog, worker.writer.client, views).run()
         except RebuildBusyError:
             return  # another process is at it; look again in a second
         except StoreUnavailableError:
@@ -133,7 +133,7 @@ class Rounds:
                 "views stay without their state: %s; %s", ", ".join(sorted(views)), error
             )
             return
-        logger.info("views are whole again: %s", ", ".join(sorted(views)) or "as they were")
+        logger.info("views are whole again: %s", ", ".join(views) or "as they were")
         worker.restart()
 
     def _gaps(self) -> dict[Place, int]:
