@@ -27,9 +27,13 @@ class Chores:
         rests = time.monotonic() - self._ended.get(command, float("-inf")) < REST_SECONDS
         if command not in self._running and not rests:
             line = [sys.executable, "-P", "-m", "headwater.cli", command, *words]
-            self._running[command] = subprocess.Popen(
-                [*line, "--repo", str(self._repo)], stdout=subprocess.DEVNULL
-            )
+            try:
+                self._running[command] = subprocess.Popen(
+                    [*line, "--repo", str(self._repo)], stdout=subprocess.DEVNULL
+                )
+            except OSError as error:  # no memory, no process left: the worker goes on
+                self._ended[command] = time.monotonic()
+                logger.warning("headwater %s cannot be started: %s", command, error)
 
     def running(self, command: str) -> bool:
         self.look()

@@ -85,8 +85,8 @@ class Rounds:
             except (HeadwaterError, OSError) as error:
                 logger.warning("the catalogue stays as it was: %s", error)
                 return
-            worker.resubscribe()
             self.begin()
+            worker.resubscribe()
             logger.info("catalogue %s is in use", worker.catalog.version)
 
     def fill_histories(self) -> None:
@@ -94,8 +94,11 @@ class Rounds:
         worker = self._worker
         if all(route.stream.history is None for route in worker.routes):
             return
-        if any(gap.is_history for gap in missing(worker.catalog, worker.progress)):
-            self._chores.start(*REBUILD)
+        try:
+            if any(gap.is_history for gap in missing(worker.catalog, worker.progress)):
+                self._chores.start(*REBUILD)
+        except HeadwaterError as error:
+            logger.warning("it is not known whether the histories are whole: %s", error)
 
     def _trim(self) -> None:
         limit = self._worker.settings.state_cache_bytes
@@ -122,13 +125,21 @@ class Rounds:
         if max(gaps.values(), default=0) > TAKEOVER_OFFSETS:
             self._chores.start(*REBUILD)
             return
-        views = {worker.routes.view(place) for place, gap in gaps.items() if gap > 0}
+        views = sorted({worker.routes.view(place) for place, gap in gaps.items() if gap > 0})
         try:
             if views:
-                Rebuilder(worker.catalog, worker.writer.client, sorted(views)).run()
+                Rebuilder(worker.catalog, worker.writer.client, views).run()
         except RebuildBusyError:
             return  # another process is at it; look again in a second
-        logger.info("views are whole again: %s", ", ".join(sorted(views)) or "as they were")
+        except StoreUnavailableError:
+            raise
+        except HeadwaterError as error:
+            # The other views go on; this is tried again in a second.
+            logger.warning(
+                "views stay without their state: %s; %s", ", ".join(sorted(views)), error
+            )
+            return
+        logger.info("views are whole again: %s", ", ".join(views) or "as they were")
         worker.restart()
 
     def _gaps(self) -> dict[Place, int]:

@@ -70,6 +70,7 @@ class Worker:
         self._written: Written | None = None
         self._checkpoint: Checkpoint | None = None
         self._clean = True
+        self._subscribed = False
         self._behind = False
         self._rows = 0
         self._record_ms: list[int] = []
@@ -94,7 +95,7 @@ class Worker:
 
     def resubscribe(self) -> None:
         """Go by the catalogue that was loaded, from the committed offsets on."""
-        self.consumer.subscribe(self.routes.topics)
+        self._subscribed = False
         self.restart()
 
     def restart(self) -> None:
@@ -109,15 +110,19 @@ class Worker:
 
     def run(self, until_end: bool) -> None:
         """Take events in until `stopping` is set, or the end that was seen at the start."""
-        self.consumer.subscribe(self.routes.topics)
-        ends = self._ends() if until_end else {}
+        ends: dict[TopicPartition, int] | None = None
         while not self.stopping:
             try:
+                if not self._subscribed:
+                    self.consumer.subscribe(self.routes.topics)
+                    self._subscribed = True
+                if until_end and ends is None:
+                    ends = self._ends()
                 if not self._clean:
                     self._start_over()
                 self._turn()
                 self.rounds.go()
-                if until_end and self._reached(ends):
+                if ends is not None and self._reached(ends):
                     self.flush()
                     break
             except (FencedError, LogConflictError, StateLostError) as error:

@@ -22,7 +22,7 @@ from headwater.arrow import TIMESTAMP
 from headwater.catalog import StreamSourcePlan
 from headwater.errors import HeadwaterError
 from headwater.offline.data_files import OFFSET, PARTITION, TOPIC
-from headwater.offline.log import log_schema
+from headwater.offline.log import log_errors, log_schema
 from headwater.offline.sources import connect, normalised, quoted, relation
 from headwater.windows import Int64
 
@@ -70,11 +70,15 @@ class LogReader:
 
     @classmethod
     def open(cls, stream: StreamSourcePlan) -> LogReader | None:
-        """The log's newest version; None before the first event."""
-        try:
-            return cls(stream, DeltaTable(stream.log_path))
-        except TableNotFoundError:
-            return None
+        """The log's newest version; None before the first event.
+
+        Raises StoreUnavailableError where its disk or store fails.
+        """
+        with log_errors(stream.log_path):
+            try:
+                return cls(stream, DeltaTable(stream.log_path))
+            except TableNotFoundError:
+                return None
 
     def ends(self) -> dict[Part, int]:
         """Every partition in the log -> the offset before which the log is complete."""

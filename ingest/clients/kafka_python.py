@@ -238,6 +238,7 @@ def _connected(
                 auto_offset_reset="earliest",
                 isolation_level="read_committed",
                 metadata_max_age_ms=5_000,  # how soon a new topic is found
+                reconnect_backoff_max_ms=2_000,  # how soon a broker that comes back is
                 bootstrap_timeout_ms=TIMEOUT_MS // 2,
                 request_timeout_ms=30_000,
                 fetch_max_wait_ms=100,

@@ -1,9 +1,7 @@
 """The real ingest worker, which kills itself (SIGKILL) at the n-th call of a step.
 
-    FAULTS_CRASH=fold:3 FAULTS_CLOCK=/a/file python -P crashing_worker.py --repo DIR
-
-Without FAULTS_CRASH it is the plain worker. FAULTS_CLOCK's content, if there is such a file, are
-the seconds by which this process's wall clock is wrong; they may change while it runs.
+It runs in a process of its own, forked off one that has imported everything once: an interpreter's
+start and its imports would be most of a fault test.
 """
 
 from __future__ import annotations
@@ -12,17 +10,22 @@ import importlib
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_CONSUMER = "ingest.clients.kafka_python:KafkaPythonConsumer"
-_TRANSACTION = "ingest.clients.dead_letters:TransactionalProducer"
+from ingest.__main__ import main
+from ingest.clients import confluent, dead_letters
+
+_CONSUMERS = {
+    "kafka-python": "ingest.clients.kafka_python:KafkaPythonConsumer",
+    "confluent-kafka": "ingest.clients.confluent:ConfluentConsumer",
+}
+_PRODUCER = "ingest.clients.dead_letters:TransactionalProducer"
 #: Step -> (when, the function that does it, as module:class.function).
 STEPS: dict[str, tuple[str, str]] = {
-    "poll": ("after-some", f"{_CONSUMER}.poll"),
+    "poll": ("after-some", "CONSUMER.poll"),
     "decode": ("after", "ingest.decoders.json:JsonDecoder.decode"),
     "before-fold": ("before", "headwater.states:WindowStates.fold"),
     "after-fold": ("after", "headwater.states:WindowStates.fold"),
@@ -32,16 +35,22 @@ STEPS: dict[str, tuple[str, str]] = {
     "before-progress": ("before", "headwater.online.progress:Progress.move"),
     "after-progress": ("after", "headwater.online.progress:Progress.move"),
     "before-log": ("before", "headwater.offline.log:EventLog.append"),
-    "amid-log": ("files", "headwater.offline.log:write_deltalake"),
+    "amid-log": ("before", "headwater.offline.log:commit"),  # between the file and what names it
     "after-log": ("after", "headwater.offline.log:EventLog.append"),
-    "before-commit": ("before", f"{_CONSUMER}.commit"),
-    "after-commit": ("after", f"{_CONSUMER}.commit"),
-    "before-dead-letters": ("before", f"{_TRANSACTION}.commit"),
+    "before-commit": ("before", "CONSUMER.commit"),
+    "after-commit": ("after", "CONSUMER.commit"),
+    "before-dead-letters": ("before", f"{_PRODUCER}.commit"),
     "amid-dead-letters": (
         "before", "kafka.producer.transaction_manager:TransactionManager.begin_commit"
     ),
-    "after-dead-letters": ("after", f"{_TRANSACTION}.commit"),
+    "after-dead-letters": ("after", f"{_PRODUCER}.commit"),
 }  # fmt: skip
+#: The same steps where confluent-kafka has them.
+CONFLUENT_STEPS = {
+    "before-dead-letters": ("before", "CONSUMER._transact"),
+    "amid-dead-letters": ("after", "CONSUMER._send"),
+    "after-dead-letters": ("after", "CONSUMER._transact"),
+}
 
 
 def die() -> Any:
@@ -64,8 +73,6 @@ def wrapped(function: Callable[..., Any], when: str, n: int) -> Callable[..., An
                 die()
             if when == "amid":
                 send_half(function, *args)
-            if when == "files":
-                threading.Thread(target=die_at_a_new_file, args=(args[0].table_uri,)).start()
             function(*args, **kwargs)
             die()
         return function(*args, **kwargs)
@@ -82,19 +89,10 @@ def send_half(send: Callable[..., Any], connection: Any, command: Any, *rest: An
     die()
 
 
-def die_at_a_new_file(uri: str) -> None:
-    """Between an append's data file and the commit that names it."""
-    folder = Path(uri.removeprefix("file://"))
-    before = set(folder.glob("*.parquet"))
-    while set(folder.glob("*.parquet")) == before:
-        pass
-    die()
-
-
-def arm(crash: str) -> None:
+def arm(crash: str, client: str) -> None:
     step, _, n = crash.partition(":")
-    when, target = STEPS[step]
-    module, _, path = target.partition(":")
+    when, target = {**STEPS, **(CONFLUENT_STEPS if client == "confluent-kafka" else {})}[step]
+    module, _, path = target.replace("CONSUMER", _CONSUMERS[client]).partition(":")
     owner: Any = importlib.import_module(module)
     *parents, name = path.split(".")
     for parent in parents:
@@ -116,10 +114,20 @@ def bend_clock(file: Path) -> None:
     time.time = lambda: (real() + shift_ns()) / 1e9
 
 
-if __name__ == "__main__":
-    bend_clock(Path(os.environ["FAULTS_CLOCK"]))
-    if os.environ["FAULTS_CRASH"]:
-        arm(os.environ["FAULTS_CRASH"])
-    from ingest.__main__ import main
+def run(words: Sequence[str], env: Mapping[str, str], crash: str, clock: Path) -> None:
+    """`headwater ingest` with these words and this environment, as the whole of a process.
 
+    crash: a step and the number of the call that kills it, as "before-fold:3"; "" for none.
+    clock: the seconds by which this process's wall clock is wrong, if there is such a file; they
+    may change while it runs.
+    """
+    os.environ.clear()
+    os.environ.update(env)
+    # What a killed worker left open is aborted sooner, so that the next one need not wait.
+    for client in (confluent, dead_letters):
+        client.TRANSACTION_TIMEOUT_MS = 3000
+    bend_clock(clock)
+    if crash:
+        arm(crash, env.get("HEADWATER_KAFKA_CLIENT", "kafka-python"))
+    sys.argv[1:] = words
     sys.exit(main())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from kafka import KafkaAdminClient
@@ -15,10 +16,15 @@ from kafka.errors import KafkaError
 
 from headwater import catalog_cache
 from headwater.offline.sources import read_log
+from tests.faults import crashing_worker
 from tests.processes import Programs
 
-Worker = subprocess.Popen[bytes]
+Worker = ForkServerProcess
 END_SECONDS = 60.0
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(
+    ["__main__", "tests.faults.crashing_worker", "ingest.clients.kafka_python"]
+)
 
 
 class Crew:
@@ -42,43 +48,40 @@ class Crew:
                 **(settings or {}),
             },
         )
-        self._admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+        self._admin = KafkaAdminClient(bootstrap_servers=bootstrap, reconnect_backoff_max_ms=1000)
         self.workers: dict[Worker, set[str]] = {}
         self.kills = 0
-        #: Workers that ended by themselves, and were started again as a supervisor would.
-        self.replaced = 0
 
     def start(self, crash: str = "") -> Worker:
         """One more worker, once it is a member of the group. `crash`: see `crashing_worker`."""
         before = self._members()
         worker = self._spawn(crash)
-        until(
-            lambda: bool(self._members() - before) or worker.poll() is not None, "no worker joins"
-        )
+        until(lambda: bool(self._members() - before) or not worker.is_alive(), "no worker joins")
         self.workers[worker] = self._members() - before
         return worker
 
     def kill(self, worker: Worker) -> None:
         """SIGKILL, and the end of its session, for which nobody has the time to wait here."""
         worker.kill()
-        worker.wait()
+        worker.join()
         self.kills += 1
         self.evict(self.workers.pop(worker))
 
     def leave(self, worker: Worker) -> None:
         """SIGTERM: it commits and leaves the group."""
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(END_SECONDS) == 0, "a worker that was asked to stop failed"
+        _signal(worker, signal.SIGTERM)
+        worker.join(END_SECONDS)
+        assert worker.exitcode == 0, "a worker that was asked to stop failed"
         self.workers.pop(worker)
 
     def freeze(self, worker: Worker) -> None:
         """SIGSTOP until the session is over: the group gives its partitions to others."""
-        worker.send_signal(signal.SIGSTOP)
+        _signal(worker, signal.SIGSTOP)
         self.evict(self.workers[worker])
 
     def thaw(self, worker: Worker) -> None:
         """SIGCONT: it goes on with whatever it was at, and does not know what it missed."""
-        worker.send_signal(signal.SIGCONT)
+        _signal(worker, signal.SIGCONT)
 
     def evict(self, members: set[str]) -> None:
         """End sessions at the broker, as their time-out does ten seconds later."""
@@ -86,31 +89,30 @@ class Crew:
         if gone:
             self._admin.remove_group_members(self.group, gone)
 
-    def replace_ended(self) -> None:
-        """What a supervisor does: start a worker again where one ended by itself."""
-        for worker in [w for w in self.workers if w.poll() is not None]:
-            self.evict(self.workers.pop(worker))
-            self.replaced += 1
-            self.start()
+    def check(self) -> None:
+        """No worker has ended by itself."""
+        ended = [worker.exitcode for worker in self.workers if not worker.is_alive()]
+        assert not ended, f"workers ended by themselves, with the codes {ended}"
 
     def finish(self) -> None:
         """Kill who is left; a clean worker takes in the rest and ends by itself."""
         for worker in list(self.workers):
             worker.kill()
-            worker.wait()
+            worker.join()
             self.workers.pop(worker)
         self.evict(self._members())
         last = self._spawn("", "--until-end")
         try:
-            assert last.wait(END_SECONDS) == 0, "the last worker failed"
+            last.join(END_SECONDS)
+            assert last.exitcode == 0, "the last worker failed"
         finally:
             last.kill()
-            last.wait()
+            last.join()
 
     def close(self) -> None:
         for worker in self.workers:
             worker.kill()
-            worker.wait()
+            worker.join()
         self._admin.close()
 
     def logged(self) -> int:
@@ -121,12 +123,16 @@ class Crew:
     def working(self) -> None:
         """Blocks until some worker has appended something."""
         before = self.logged()
-        until(lambda: self.logged() > before, "no worker takes anything in", self.replace_ended)
+        until(lambda: self.logged() > before, "no worker takes anything in", self.check)
 
-    def _spawn(self, crash: str, *words: str) -> Worker:
-        env = {**self.programs.env, "FAULTS_CRASH": crash, "FAULTS_CLOCK": str(self.clock)}
-        command = [sys.executable, "-P", str(Path(__file__).with_name("crashing_worker.py"))]
-        return subprocess.Popen([*command, "--repo", str(self.repo), *words], env=env)
+    def _spawn(self, crash: str, *more: str) -> Worker:
+        words = ["--repo", str(self.repo), *more]
+        worker = _PROCESSES.Process(
+            target=crashing_worker.run, daemon=True,
+            args=(words, self.programs.env, crash, self.clock),
+        )  # fmt: skip
+        worker.start()
+        return worker
 
     def _members(self) -> set[str]:
         deadline = time.monotonic() + END_SECONDS
@@ -138,6 +144,11 @@ class Crew:
                 # The broker is being restarted, or has not loaded its groups yet.
                 assert time.monotonic() < deadline, "the broker does not answer"
                 time.sleep(0.2)
+
+
+def _signal(worker: Worker, number: signal.Signals) -> None:
+    assert worker.pid is not None
+    os.kill(worker.pid, number)
 
 
 def until(

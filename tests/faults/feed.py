@@ -40,7 +40,7 @@ class Feed:
         self._producer = KafkaProducer(
             bootstrap_servers=bootstrap, enable_idempotence=True, acks="all",
             compression_type=self._chance.choice([None, "gzip"]), linger_ms=5,
-            delivery_timeout_ms=180_000, max_block_ms=180_000,
+            delivery_timeout_ms=400_000, max_block_ms=400_000, reconnect_backoff_max_ms=1000,
         )  # fmt: skip
         for topic in self._topics:
             self._producer.partitions_for(topic)
@@ -58,7 +58,7 @@ class Feed:
             futures.append(self._one())
         self._producer.flush()
         for future in futures:
-            future.get(180)
+            future.get(400)
         self.sent += events
 
     def close(self) -> None:

@@ -92,6 +92,28 @@ def broker_restart(stage: Stage) -> None:
     stage.crew.working()
 
 
+def broker_away(stage: Stage) -> None:
+    """Nothing answers for minutes: more than any session, request or transaction takes."""
+    stage.send()
+    stage.pause()
+    stage.kafka.kill()
+    time.sleep(150)
+    stage.crew.check()
+    stage.kafka.start()
+    stage.send()
+    stage.crew.working()
+
+
+def redis_frozen(stage: Stage) -> None:
+    """It takes connections and commands, and does not answer for longer than anybody waits."""
+    stage.send()
+    stage.pause()
+    with redis.Redis.from_url(stage.redis.url) as client:
+        client.client_pause(15_000, all=True)
+    stage.send()
+    stage.crew.working()
+
+
 def redis_restart(stage: Stage) -> None:
     """Killed and started again; what it had acknowledged is in its file of appends."""
     stage.send()
@@ -171,9 +193,7 @@ def disk_full(stage: Stage) -> None:
         except OSError:
             pass
     stage.send()
-    stage.pause(3.0)
-    stage.crew.replace_ended()
-    stage.pause(1.0)
+    stage.pause(4.0)
     filler.unlink()
     stage.send()
     stage.crew.working()
@@ -203,16 +223,20 @@ FAULTS: dict[str, Fault] = {
 }  # fmt: skip
 
 
+#: Those that take minutes or much waiting.
+LONG_FAULTS: dict[str, Fault] = {fault.__name__: fault for fault in (broker_away, redis_frozen)}
+
+
 def crash(stage: Stage, step: str, nth: int) -> None:
     """A worker that kills itself at the nth call of a step; see `crashing_worker`."""
     worker = stage.crew.start(f"{step}:{nth}")
 
     def ended() -> bool:
         stage.feed.send(50)
-        return worker.poll() is not None
+        return not worker.is_alive()
 
     until(ended, f"the worker never came to {step}:{nth}")
-    assert worker.returncode == -signal.SIGKILL, "the worker ended by itself"
+    assert worker.exitcode == -signal.SIGKILL, "the worker ended by itself"
     stage.crew.kill(worker)
 
 
@@ -227,7 +251,7 @@ def run(fault: Fault, stage: Stage, rounds: int) -> None:
     """Rounds of a fault with a worker at work, then the end of it all."""
     stage.crew.start()
     for _ in range(rounds):
-        stage.crew.replace_ended()
         fault(stage)
+        stage.crew.check()
     stage.send()
     stage.crew.finish()

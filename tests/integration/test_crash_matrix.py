@@ -6,9 +6,7 @@ import pytest
 
 from tests.faults.crashing_worker import STEPS
 from tests.faults.scenarios import crash
-from tests.faults.stages import MakeStage, compared, make_stage, template
-
-__all__ = ["make_stage", "template"]
+from tests.faults.stages import MakeStage, compared
 
 # What one crash left behind meets the next; `tests/soak` has each step alone.
 GROUPS = {

@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults import scenarios
 from tests.faults.crashing_worker import STEPS
-from tests.faults.stages import MakeStage, compared, make_stage, template
+from tests.faults.stages import CLIENTS, MakeStage, compared, make_stage, template
 
 __all__ = ["make_stage", "template"]
 
@@ -15,21 +15,29 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 ROUNDS = {
     "sigkill": 200, "zombie": 20, "rebalance": 30, "broker_restart": 10, "redis_restart": 20,
     "redis_emptied": 10, "redis_lost": 10, "redis_rewound": 10, "disk_full": 10, "clock_jump": 20,
+    "broker_away": 1, "redis_frozen": 4,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", scenarios.FAULTS)
-def test_after_many_faults_everything_is_right(make_stage: MakeStage, fault: str) -> None:
-    stage = make_stage(2)
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("fault", [*scenarios.FAULTS, *scenarios.LONG_FAULTS])
+def test_after_many_faults_everything_is_right(
+    make_stage: MakeStage, fault: str, client: str
+) -> None:
+    stage = make_stage(2, client)
     stage.events = 500
-    scenarios.run(scenarios.FAULTS[fault], stage, ROUNDS[fault])
+    faults = {**scenarios.FAULTS, **scenarios.LONG_FAULTS}
+    scenarios.run(faults[fault], stage, ROUNDS[fault])
     found = compared(stage)
     assert found.messages == stage.feed.sent
 
 
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("step", STEPS)
-def test_after_crashes_at_one_step_everything_is_right(make_stage: MakeStage, step: str) -> None:
-    stage = make_stage(list(STEPS).index(step))
+def test_after_crashes_at_one_step_everything_is_right(
+    make_stage: MakeStage, step: str, client: str
+) -> None:
+    stage = make_stage(list(STEPS).index(step), client)
     stage.feed.send(1000)
     for nth in (1, 2, 3, 5, 9):
         scenarios.crash(stage, step, nth)
