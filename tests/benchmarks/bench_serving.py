@@ -20,7 +20,7 @@ import redis
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from headwater.local import LocalRedis
-from tests.benchmarks.serving import load, servers
+from tests.benchmarks.serving import load, servers, stages
 from tests.benchmarks.serving.load import Load
 
 OUT = Path("data/bench")
@@ -70,6 +70,11 @@ def measure(folder: Path, url: str, arguments: argparse.Namespace) -> dict[str, 
         with servers.headwater(repo, url) as running:
             found["headwater"] |= _loads(running, servers.ROW_FEATURES, arguments)
             found["windows"] = _loads(running, windows, arguments)
+        found["stages"] = {
+            f"{name} {n}x30": stages.measure(repo, url, features, n)
+            for name, features in (("rows", servers.ROW_FEATURES), ("windows", windows))
+            for n in (1, 100)
+        }
     return found
 
 
@@ -125,6 +130,12 @@ def markdown(found: dict[str, Any]) -> str:
                     f"{f['p99_ms']:.2f} | {f['cpu_us']:,.0f} | {f['half_rate']:,.0f} | "
                     f"{f['half_p50_ms']:.2f} | {f['half_p99_ms']:.2f} |"
                 )
+    if "stages" in found:
+        names = list(next(iter(found["stages"].values())))
+        lines += ["", f"| us in our own code | {' | '.join(names)} |",
+                  "| --- |" + " --- |" * len(names)]  # fmt: skip
+        for name, taken in found["stages"].items():
+            lines.append(f"| {name} | {' | '.join(f'{us:.1f}' for us in taken.values())} |")
     lines += ["", "| ratio | value |", "| --- | --- |"]
     for name, value in ratios(found).items():
         lines.append(f"| {name} | {value:.2f} |")
