@@ -143,8 +143,8 @@ def _repeat(code: int, n: int) -> bytes:
 
 def times(event_us: Any) -> bytes:
     """RFC 3339 with 0, 3 or 6 fraction digits, as protobuf writes it, in quotes and commas."""
-    if len(event_us) == 1:
-        return time_text(int(event_us[0]))
+    if len(event_us) < 2:
+        return time_text(int(event_us[0])) if len(event_us) else b""
     array = np.ascontiguousarray(event_us, np.int64)
     if (array == array[0]).all():
         return b",".join([time_text(int(array[0]))] * len(array))

@@ -166,7 +166,7 @@ def _json(content: Any, status: int = 200) -> Response:
 
 def _response(reply: Reply) -> Response:
     headers = {name.decode(): value.decode() for name, value in reply.headers()}
-    return Response(reply.body, reply.status, headers, "application/json")
+    return Response(reply.body, reply.status, headers, reply.media_type)
 
 
 def _add_errors(app: FastAPI, service: Service) -> None:
@@ -227,9 +227,13 @@ _FRAME = {
 def _add_features(app: FastAPI, service: Service) -> None:
     @app.post("/get-online-features", openapi_extra=_EXAMPLE, tags=["features"])
     async def get_online_features(request: Request) -> Response:
-        """Feature vectors of some entities, columnar, each value with its status and event time."""
-        deadline = protocol.deadline_of(request.headers.raw, asyncio.get_running_loop())
-        return _response(await service.vectors.answer(await service.raw_body(request), deadline))
+        """Feature vectors of some entities, columnar, each value with its status and event time.
+
+        `Accept: application/vnd.apache.arrow.stream` asks for an Arrow stream in place of JSON;
+        `X-Request-Deadline-Ms` says how long the caller waits.
+        """
+        wishes = protocol.wishes_of(request.headers.raw, asyncio.get_running_loop())
+        return _response(await service.vectors.answer(await service.raw_body(request), wishes))
 
 
 def _add_writes(app: FastAPI, service: Service) -> None:

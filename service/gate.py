@@ -59,6 +59,6 @@ def refuse(access: Access, path: str, headers: Any) -> Reply | None:
 
 
 async def _send(send: Send, reply: Reply) -> None:
-    headers = [(b"content-type", b"application/json"), *reply.headers()]
+    headers = [(b"content-type", reply.media_type.encode()), *reply.headers()]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

@@ -17,6 +17,7 @@ from headwater.codec import entity_texts
 from headwater.online.columns import ViewColumns, columns_of
 from service import answer
 from service.answer import Pieces, Run
+from service.arrow import stream
 from service.metrics import Metrics, Tally
 from service.on_demand import compute
 from service.requests import FeaturePlan, check_columns
@@ -107,9 +108,28 @@ class Prepared:
         echoed = [v for k, v in entities.items() if k not in self.plan.request_types]
         parts = answer.head(self._names_of(entities), [*map(orjson.dumps, echoed)], n)
         columns = self._single.columns(data, now_us) if n == 1 and self._single else None
-        parts += columns or self._columns(entities, data, n, now_us)
-        self._metrics.entities.observe(n)
+        if columns is None:
+            columns = self._columns(entities, data, n, now_us)
+        else:
+            self._metrics.entities.observe(n)
+        parts += columns
         return answer.close(parts)
+
+    def arrow(
+        self, entities: Mapping[str, Sequence[Any]], data: Sequence[bytes | None], n: int
+    ) -> bytes:
+        """The answer as an Arrow stream, counted alike. Raises BadRequestError (on demand)."""
+        now_us = time.time_ns() // 1000
+        found = self.columns(data, n, now_us)
+        made = [compute(view, self.plan, found, entities, n) for view in self.plan.on_demand]
+        body = stream(self.plan, entities, found, made, n)
+        self._count(found, n, now_us)
+        return body
+
+    def _count(self, found: Sequence[ViewColumns], n: int, now_us: int) -> None:
+        for tally, columns in zip(self._tallies, found, strict=True):
+            tally.count(columns, n, now_us)
+        self._metrics.entities.observe(n)
 
     def _columns(
         self,
@@ -126,8 +146,7 @@ class Prepared:
         ]
         if self.plan.on_demand:
             pieces += self._computed(found, request, n, now_us)
-        for tally, columns in zip(self._tallies, found, strict=True):
-            tally.count(columns, n, now_us)
+        self._count(found, n, now_us)
         parts: list[bytes] = []
         for source, at in self._runs:
             pieces[source].write(at, parts)

@@ -7,16 +7,20 @@ several messages for each request; the short way costs a callback (docs/decision
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.arrow import MEDIA_TYPE
 from service.replies import Reply
-from service.vectors import Vectors
+from service.vectors import Vectors, Wishes
 
 PATH = b"/get-online-features"
 DEADLINE = b"x-request-deadline-ms"
+_ARROW = MEDIA_TYPE.encode()
+_USUAL = Wishes()
 
 
 class _Exchange:
@@ -95,21 +99,24 @@ class FastProtocol(HttpToolsProtocol):
             return
         cycle.more_body = False
         self.vectors.handle(
-            cycle.body, deadline_of(self.headers, self.loop), lambda r: self._respond(cycle, r)
+            cycle.body, wishes_of(self.headers, self.loop), lambda r: self._respond(cycle, r)
         )
 
     def _respond(self, cycle: _Exchange, reply: Reply) -> None:
         if cycle.response_complete or cycle.disconnected or self.transport.is_closing():
             cycle.response_complete = True
             return
-        status, body, _ = reply
+        status, body = reply.status, reply.body
         if status == 200 and cycle.keep_alive:
             head = self._usual_head()
         else:
             more = b"".join(b"%b: %b\r\n" % pair for pair in reply.headers()[1:])
             more += b"" if cycle.keep_alive else b"connection: close\r\n"
             head = _head(status, self.server_state.default_headers) + more
-        self.transport.write(b"%b%b%d\r\n\r\n%b" % (head, _TYPE_AND_LENGTH, len(body), body))
+        kind = reply.media_type.encode()
+        self.transport.write(
+            b"%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (head, kind, len(body), body)
+        )
         cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
@@ -165,24 +172,20 @@ class FastProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = None
 
 
-_TYPE_AND_LENGTH = b"content-type: application/json\r\ncontent-length: "
-
-
 def _head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
     return STATUS_LINE[status] + b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
-def deadline_of(
-    headers: list[tuple[bytes, bytes]], loop: asyncio.AbstractEventLoop
-) -> float | None:
-    """The loop's time by which the caller wants its answer; None where it does not say."""
+def wishes_of(headers: list[tuple[bytes, bytes]], loop: asyncio.AbstractEventLoop) -> Wishes:
+    """What a request's headers ask for; a deadline that is no number is none."""
+    deadline, arrow = None, False
     for name, value in headers:
         if name == DEADLINE:
-            try:
-                return loop.time() + max(0.0, float(value)) / 1000
-            except ValueError:
-                return None
-    return None
+            with contextlib.suppress(ValueError):
+                deadline = loop.time() + max(0.0, float(value)) / 1000
+        elif name == b"accept":
+            arrow = _ARROW in value
+    return _USUAL if deadline is None and not arrow else Wishes(deadline, arrow)
 
 
 def bound_to(

@@ -10,11 +10,12 @@ from headwater.errors import BadRequestError
 
 
 class Reply(NamedTuple):
-    """An answer: its status, its body (JSON), and seconds after which to try again (0: none)."""
+    """An answer: its status, its body, seconds after which to try again (0: none), its type."""
 
     status: int
     body: bytes
     retry_after: int = 0
+    media_type: str = "application/json"
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Beside content type and length."""

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -19,6 +19,7 @@ from headwater.catalog import Catalog
 from headwater.errors import BadRequestError, StoreUnavailableError
 from headwater.online.link import Done, Link
 from headwater.settings import Settings
+from service.arrow import MEDIA_TYPE
 from service.metrics import Metrics
 from service.prepared import Prepared
 from service.replies import Reply, failed, refused
@@ -26,6 +27,13 @@ from service.requests import Planner
 
 logger = logging.getLogger("headwater.service")
 _MAX_PLANS = 1000
+
+
+class Wishes(NamedTuple):
+    """What a request asks for beside its body: an answer by the loop's time, Arrow or JSON."""
+
+    deadline: float | None = None
+    arrow: bool = False
 
 
 class Vectors:
@@ -67,7 +75,7 @@ class Vectors:
             self._plans[key] = found
         return found
 
-    def handle(self, body: bytes, deadline: float | None, respond: Callable[[Reply], None]) -> None:
+    def handle(self, body: bytes, wishes: Wishes, respond: Callable[[Reply], None]) -> None:
         """Answer a request's body; `respond` is called once, now or later, with every outcome."""
         start = time.perf_counter()
 
@@ -103,9 +111,9 @@ class Vectors:
 
         def done(data: list[bytes | None] | Exception) -> None:
             self.in_flight -= 1
-            finish(self._reply(prepared, entities, data, n))
+            finish(self._reply(prepared, entities, data, n, wishes.arrow))
 
-        self._read(commands, done, deadline)
+        self._read(commands, done, wishes.deadline)
 
     def _read(self, commands: list[bytes], done: Done, deadline: float | None) -> None:
         if not commands:
@@ -120,12 +128,19 @@ class Vectors:
                 self.link.send(command, gather.part(i), deadline)
 
     def _reply(
-        self, prepared: Prepared, entities: Any, data: list[bytes | None] | Exception, n: int
+        self,
+        prepared: Prepared,
+        entities: Any,
+        data: list[bytes | None] | Exception,
+        n: int,
+        arrow: bool,
     ) -> Reply:
         if isinstance(data, Exception):
             self._metrics.store_errors.labels("redis", "request").inc()
             return failed(str(data), 503, 1)
         try:
+            if arrow:
+                return Reply(200, prepared.arrow(entities, data, n), media_type=MEDIA_TYPE)
             return Reply(200, prepared.answer(entities, data, n))
         except BadRequestError as error:
             return refused(error)
@@ -133,7 +148,7 @@ class Vectors:
             logger.exception("an answer failed")
             return failed("the service failed on this request; its log says why", 500)
 
-    async def answer(self, body: bytes, deadline: float | None = None) -> Reply:
+    async def answer(self, body: bytes, wishes: Wishes) -> Reply:
         """As `handle`, awaited."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
@@ -141,7 +156,7 @@ class Vectors:
             if not future.done():
                 future.set_result(reply)
 
-        self.handle(body, deadline, respond)
+        self.handle(body, wishes, respond)
         return await future
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from feast.protos.feast.types.Value_pb2 import Map, Value
 
 SECOND_US = 1_000_000
+#: What Feast's SDK makes of a pandas timestamp that is missing.
+_NO_TIME = -(2**63)
 #: Value types whose proto field is not their own name in lower case.
 _FIELDS = {"PDF_BYTES": "bytes_val", "IMAGE_BYTES": "bytes_val"}
 
@@ -18,7 +20,7 @@ def to_plain(value: Value) -> Any:
         return None
     held = getattr(value, name)
     if name == "unix_timestamp_val":
-        return held * SECOND_US
+        return None if held == _NO_TIME else held * SECOND_US
     if name in {"map_val", "struct_val"}:
         return {key: to_plain(v) for key, v in held.val.items()}
     if name in {"map_list_val", "struct_list_val"}:

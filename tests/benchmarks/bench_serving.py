@@ -20,7 +20,8 @@ import redis
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from headwater.local import LocalRedis
-from tests.benchmarks.serving import load, servers
+from headwater.online.columns import warm
+from tests.benchmarks.serving import load, servers, stages
 from tests.benchmarks.serving.load import Load
 
 OUT = Path("data/bench")
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
+    warm()  # compiles the loops where no earlier run has: not what is measured here
     server = LocalRedis()
     server.start()
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
@@ -70,6 +72,11 @@ def measure(folder: Path, url: str, arguments: argparse.Namespace) -> dict[str, 
         with servers.headwater(repo, url) as running:
             found["headwater"] |= _loads(running, servers.ROW_FEATURES, arguments)
             found["windows"] = _loads(running, windows, arguments)
+        found["stages"] = {
+            f"{name} {n}x30": stages.measure(repo, url, features, n)
+            for name, features in (("rows", servers.ROW_FEATURES), ("windows", windows))
+            for n in (1, 100)
+        }
     return found
 
 
@@ -125,6 +132,12 @@ def markdown(found: dict[str, Any]) -> str:
                     f"{f['p99_ms']:.2f} | {f['cpu_us']:,.0f} | {f['half_rate']:,.0f} | "
                     f"{f['half_p50_ms']:.2f} | {f['half_p99_ms']:.2f} |"
                 )
+    if "stages" in found:
+        names = list(next(iter(found["stages"].values())))
+        lines += ["", f"| us in our own code | {' | '.join(names)} |",
+                  "| --- |" + " --- |" * len(names)]  # fmt: skip
+        for name, taken in found["stages"].items():
+            lines.append(f"| {name} | {' | '.join(f'{us:.1f}' for us in taken.values())} |")
     lines += ["", "| ratio | value |", "| --- | --- |"]
     for name, value in ratios(found).items():
         lines.append(f"| {name} | {value:.2f} |")

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from headwater import catalog_cache
-from headwater.codec import RowCodec, key_prefix, redis_keys
+from headwater.codec import RowCodec, key_prefix, pack_sections, redis_keys
 from headwater.local.process import free_ports
 from headwater.online.writer import OnlineWriter, connect
 from headwater.windows import Column, EventBatch, WindowProgram, source_id
@@ -86,7 +86,7 @@ def fill_rows(repo: Path, redis: str, entities: int) -> None:
 def fill_windows(repo: Path, redis: str, entities: int, events: int) -> list[str]:
     """State of so many events an entity over eight days; returns the windowed features."""
     catalog = catalog_cache.load(repo)
-    writer, view = OnlineWriter(connect(redis), catalog.project), catalog.views["windows"]
+    view = catalog.views["windows"]
     chance, now = np.random.default_rng(9), time.time_ns() // 1000
     n = entities * events
     ts = np.sort(now - chance.integers(0, 8 * DAY_US, n))
@@ -96,7 +96,10 @@ def fill_windows(repo: Path, redis: str, entities: int, events: int) -> list[str
     )  # fmt: skip
     sections = WindowProgram.of(view).fold([None] * entities, batch, now)
     keys = redis_keys(key_prefix(catalog.project, view), [list(range(entities))], entities)
-    writer.write_sections(keys, sections)
+    client = connect(redis)
+    for at in range(0, entities, 1000):
+        part = zip(keys[at : at + 1000], sections[at : at + 1000], strict=True)
+        client.mset({key: pack_sections([section]) for key, section in part})
     return [f"windows:{name}" for name in view.feature_names]
 
 

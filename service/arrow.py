@@ -1,0 +1,91 @@
+"""Feature vectors as an Arrow stream, for batch scoring. Pure.
+
+One record batch: the entity columns, then each feature under its name, null where it is not
+PRESENT, and behind it `<name>__status`, a dictionary of Feast's names; last, for each view read,
+`<view>__event_timestamp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from headwater.arrow import TIMESTAMP, arrow_type
+from headwater.online.columns import STATUS_NAMES, ViewColumns
+from service.requests import FeaturePlan
+
+MEDIA_TYPE = "application/vnd.apache.arrow.stream"
+_NAMES = pa.array(STATUS_NAMES)
+
+
+def stream(
+    plan: FeaturePlan,
+    entities: Mapping[str, Sequence[Any]],
+    found: Sequence[ViewColumns],
+    computed: Sequence[Mapping[str, list[Any]]],
+    n: int,
+) -> bytes:
+    """The stream's bytes. computed: the features of each on-demand view by name."""
+    columns: dict[str, pa.Array] = {}
+    for name, values in entities.items():
+        if name not in plan.request_types:
+            kind = plan.key_types.get(name)
+            columns[name] = pa.array(values, _key_type(kind) if kind else None)
+    for output in plan.outputs:
+        if output.on_demand >= 0:
+            view = plan.on_demand[output.on_demand]
+            kind = next(f.type for f in view.features if f.name == output.feature)
+            array = _array(computed[output.on_demand][output.feature], kind)
+            codes = np.asarray(array.is_null()).astype(np.int8)
+        else:
+            read = plan.reads[output.read]
+            fields = {field.name: field.type for field in read.reader.view.features}
+            array, codes = _feature(
+                found[output.read], output.at, fields[read.features[output.at]], n
+            )
+        columns[output.name] = array
+        columns[f"{output.name}__status"] = pa.DictionaryArray.from_arrays(codes, _NAMES)
+    for read, view_columns in zip(plan.reads, found, strict=True):
+        times = np.asarray(view_columns.event_us, np.int64)
+        columns[f"{read.alias}__event_timestamp"] = pa.array(times, mask=times == 0).cast(TIMESTAMP)
+    batch = pa.record_batch(list(columns.values()), names=list(columns))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _feature(found: ViewColumns, at: int, kind: str, n: int) -> tuple[pa.Array, Any]:
+    codes = np.zeros(n, np.int8) if found.status is None else found.status[at].astype(np.int8)
+    if at in found.lists:
+        return _array(found.lists[at], kind), codes
+    block = next(block for block in found.blocks if at in block.at)
+    numbers = block.numbers[block.at.index(at)]
+    mask = None if found.status is None else codes != 0
+    array = pa.array(numbers, mask=mask, from_pandas=False)
+    return array.cast(arrow_type(kind), safe=False), codes
+
+
+def _array(values: list[Any], kind: str) -> pa.Array:
+    target = arrow_type(kind)
+    if pa.types.is_timestamp(target):
+        return pa.array(values, pa.int64()).cast(target)
+    if pa.types.is_list(target) and pa.types.is_timestamp(target.value_type):
+        return pa.array(values, pa.list_(pa.int64())).cast(target)
+    if target == pa.string():
+        values = [v if v is None or isinstance(v, str) else _text(v) for v in values]
+    return pa.array(values, target)
+
+
+def _text(value: Any) -> str:
+    import orjson
+
+    return orjson.dumps(value, default=str).decode()
+
+
+def _key_type(kind: str) -> pa.DataType:
+    return pa.int64() if kind == "UNIX_TIMESTAMP" else arrow_type(kind)

@@ -1,0 +1,224 @@
+"""The running service: kinds of keys and values, names, pushes, catalogue changes, Arrow."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import redis
+
+from tests.serving import project
+from tests.serving.server import Running, serve, until
+
+ARROW = "application/vnd.apache.arrow.stream"
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Path:
+    made = project.write(
+        tmp_path_factory.mktemp("serving") / "repo", project.ours(redis_url), "servingtests"
+    )
+    project.apply(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def running(repo: Path, redis_url: str) -> Iterator[Running]:
+    with serve(repo, redis_url) as server:
+        for view, columns in project.frames().items():
+            body = {"feature_view_name": view, "df": columns}
+            assert server.post("/write-to-online-store", body).status == 200
+        yield server
+
+
+def test_views_without_an_entity_have_one_row_for_everybody(running: Running) -> None:
+    found = running.features(["everywhere:rate", "doubles:d0"], {"user_id": [1, 2]}).columns()
+    assert found["rate"]["values"] == [0.25, 0.25]
+    alone = running.features(["everywhere:day"], {}).columns()
+    assert alone["day"]["values"] == ["monday"]
+
+
+def test_a_service_renames_its_views_in_full_names(running: Running) -> None:
+    found = running.features("renamed", {"user_id": [1]}, full_feature_names=True).columns()
+    assert list(found) == ["user_id", "other__d1", "other__d0", "numbers__i64"]
+
+
+def test_features_come_in_the_order_asked_for(running: Running) -> None:
+    asked = ["doubles:d3", "numbers:i32", "doubles:d0", "numbers:f64", "doubles:d1"]
+    for users in ([1], [1, 2, 3]):
+        found = running.features(asked, {"user_id": users}).columns()
+        assert list(found) == ["user_id", "d3", "i32", "d0", "f64", "d1"]
+        alone = running.features(["doubles:d0"], {"user_id": users}).columns()
+        assert found["d0"] == alone["d0"]
+
+
+def test_one_entity_is_answered_like_the_same_among_many(running: Running) -> None:
+    asked = [f"{v}:{f}" for v in ("numbers", "doubles") for f in project.frames()[v]
+             if f not in {"user_id", "event_timestamp"}]  # fmt: skip
+    users = list(range(project.USERS))
+    together = running.features(asked, {"user_id": users}).columns()
+    for at, user in enumerate(users):
+        alone = running.features(asked, {"user_id": [user]}).columns()
+        for name, column in alone.items():
+            for part in ("values", "statuses", "event_timestamps"):
+                assert column[part] == [together[name][part][at]], (name, user)
+
+
+def test_no_entity_is_an_answer_without_rows(running: Running) -> None:
+    asked = ["doubles:d0", "texts:word", "by_row:twice"]
+    found = running.features(asked, {"user_id": [], "session_id": []}).columns()
+    empty: dict[str, list[Any]] = {"values": [], "statuses": [], "event_timestamps": []}
+    assert all(column == empty for column in found.values())
+
+
+def test_more_keys_than_one_mget_takes_come_back_in_order(running: Running) -> None:
+    chance = random.Random(3)
+    users = [chance.randrange(project.USERS) for _ in range(2500)]
+    found = running.features(["doubles:d0", "numbers:i32"], {"user_id": users}).columns()
+    few = running.features(["doubles:d0"], {"user_id": list(range(project.USERS))}).columns()
+    assert found["d0"]["values"] == [few["d0"]["values"][u] for u in users]
+
+
+def test_numbers_that_json_lacks_are_written_by_their_names(running: Running) -> None:
+    frame = {"user_id": [900, 901], "event_timestamp": ["2024-01-01"] * 2}
+    frame |= {f"d{i}": ["NaN", 1.5] for i in range(4)} | {"d4": ["Infinity", "-Infinity"]}
+    body = {"feature_view_name": "doubles", "df": frame}
+    assert running.post("/write-to-online-store", body).status == 200
+    for users in ([900], [900, 901], [900, 7777]):
+        found = running.features(["doubles:d0", "doubles:d4"], {"user_id": users}).columns()
+        assert found["d0"]["values"][0] == "NaN"
+        assert found["d4"]["values"][0] == "Infinity"
+        assert found["d0"]["statuses"][0] == "PRESENT"
+
+
+def test_a_mistake_in_an_on_demand_view_names_the_view(running: Running) -> None:
+    answer = running.features(["by_mistake:broken"], {"user_id": [1], "amount": [13.0]})
+    assert answer.status == 422
+    assert "'by_mistake' failed: ZeroDivisionError" in answer.json["detail"]
+
+
+def test_feasts_own_errors_are_json_in_a_json_text(running: Running) -> None:
+    from feast.errors import FeastError, FeatureViewNotFoundException, PushSourceNotFoundException
+
+    unknown = running.features(["nope:x"], {})
+    assert unknown.status == 404
+    error = FeastError.from_error_detail(unknown.json)
+    assert isinstance(error, FeatureViewNotFoundException)
+    assert "nope" in str(error)
+    push = running.post("/push", {"push_source_name": "nope", "df": {}})
+    assert push.status == 422
+    assert isinstance(FeastError.from_error_detail(push.json), PushSourceNotFoundException)
+
+
+def pushed(user: int, value: int) -> dict[str, Any]:
+    return {
+        "push_source_name": "numbers_push",
+        "df": {"user_id": [user], "i32": [value], "i64": [2], "f32": [0.5], "f64": [0.25],
+               "flag": [True], "seen_at": ["2024-01-01T00:00:00Z"],
+               "event_timestamp": [project.frames()["numbers"]["event_timestamp"][0]]},
+    }  # fmt: skip
+
+
+def i32(server: Running, user: int) -> Any:
+    return server.features(["numbers:i32"], {"user_id": [user]}).columns()["i32"]["values"][0]
+
+
+def test_a_push_is_servable_when_it_is_answered(running: Running) -> None:
+    for value in range(5):
+        receipt = running.post("/push", pushed(500, value))
+        assert receipt.status == 200
+        assert receipt.json["rows"] == {"numbers": 1}
+        assert receipt.json["state"] == "written"
+        assert i32(running, 500) == value
+
+
+def test_a_push_that_nobody_waits_for_can_be_asked_about(running: Running) -> None:
+    answer = running.post("/push?wait=none", pushed(501, 7))
+    assert answer.status == 202
+    path = f"/api/v1/pushes/{answer.json['receipt']}"
+    until(lambda: running.get(path).json["state"] == "written")
+    assert i32(running, 501) == 7
+    assert running.get("/api/v1/pushes/none").status == 404
+
+
+def test_pushes_go_offline_too(running: Running, repo: Path) -> None:
+    file = repo / "data" / "numbers.parquet"
+    for to, user in (("offline", 502), ("online_and_offline", 503)):
+        assert running.post("/push", {**pushed(user, 9), "to": to}).status == 200
+    table = pq.read_table(file)
+    assert table["user_id"].to_pylist() == [502, 503]
+    assert i32(running, 502) is None
+    assert i32(running, 503) == 9
+    bad = running.post("/push", {**pushed(1, 1), "to": "sideways"})
+    assert bad.status == 422
+    assert "online_and_offline" in bad.json["detail"]
+
+
+def test_arrow_has_what_json_has(running: Running) -> None:
+    asked = ["numbers:i32", "numbers:f32", "numbers:seen_at", "doubles:d0", "texts:words",
+             "texts:labels", "by_row:twice"]  # fmt: skip
+    users = list(range(20))
+    sessions = (project.frames()["texts"]["session_id"] * 2)[:20]
+    body = {"features": asked, "entities": {"user_id": users, "session_id": sessions}}
+    json_answer = running.post("/get-online-features", body).columns()
+    answer = running.post("/get-online-features", body, {"Accept": ARROW})
+    assert answer.headers["Content-Type"] == ARROW
+    table = pa.ipc.open_stream(answer.body).read_all()
+    assert table["user_id"].to_pylist() == users
+    for name in ("i32", "d0", "words", "twice"):
+        assert table[name].to_pylist() == json_answer[name]["values"], name
+        assert table[f"{name}__status"].to_pylist() == json_answer[name]["statuses"]
+    assert table.schema.field("f32").type == pa.float32()
+    assert pa.types.is_timestamp(table.schema.field("seen_at").type)
+    assert pa.types.is_timestamp(table.schema.field("numbers__event_timestamp").type)
+    assert running.post("/get-online-features", b"{", {"Accept": ARROW}).status == 400
+
+
+def test_a_catalogue_change_is_taken_up_and_no_byte_is_misread(
+    running: Running, repo: Path
+) -> None:
+    """A feature of `numbers` gets another type under the running service."""
+    asked, user = ["numbers:f64", "numbers:i32"], {"user_id": [504]}
+    assert running.post("/push", pushed(504, 3)).status == 200
+    assert running.features(asked, user).columns()["f64"]["values"] == [0.25]
+    definitions = repo / "features.py"
+    text = definitions.read_text()
+    changed = text.replace('name="f64", dtype=Float64', 'name="f64", dtype=Int64')
+    assert changed != text
+    try:
+        definitions.write_text(changed)
+        project.apply(repo)
+        seen = set()
+
+        def gone() -> bool:
+            found = running.features(asked, user).columns()
+            seen.add((found["f64"]["values"][0], found["i32"]["values"][0]))
+            return found["f64"]["statuses"] == ["NOT_FOUND"]
+
+        until(gone, 60)
+        assert seen == {(0.25, 3), (None, None)}
+    finally:
+        definitions.write_text(text)
+        project.apply(repo)
+    until(lambda: running.features(asked, user).columns()["f64"]["values"] == [0.25], 60)
+
+
+def test_what_is_served_is_counted(running: Running, redis_client: redis.Redis) -> None:
+    def count(name: str) -> float:
+        lines = running.get("/metrics").body.decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    names = {
+        'featurestore_online_values_total{feature="d1",feature_view="doubles"}': 4,
+        'featurestore_online_nulls_total{feature="d1",feature_view="doubles",reason="absent"}': 4,
+        "featurestore_online_entities_per_request_count": 2,
+    }
+    before = {name: count(name) for name in names}
+    for users in ([9999], [9998, 9997, 9996]):
+        running.features(["doubles:d1"], {"user_id": users})
+    assert {name: count(name) - before[name] for name in names} == names
