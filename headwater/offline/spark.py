@@ -29,8 +29,9 @@ from headwater.offline.files import open_delta
 from headwater.offline.frames import TIME_COLUMN, label_table
 from headwater.offline.jobs import Spec, Status
 from headwater.offline.manifest import file_hash, make_manifest, sources, versions_of
+from headwater.offline.pieces import Piece
 from headwater.offline.point_in_time import Labels, Past, features_of
-from headwater.offline.scan import Piece, Scan
+from headwater.offline.scan import Scan
 from headwater.offline.training_set import Request, assemble, prepare
 from headwater.quality.profiles import ColumnProfile
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 from headwater.catalog import (
     AggregationPlan,
@@ -172,6 +172,17 @@ def test_the_same_bytes_are_made_again_from_the_log_as_it_was(
     assert list(made.data["sha256"].values()) == list(held.data["sha256"].values())
     fresh = Job(catalog, msgspec.structs.replace(spec, out=spec.out + ".fresh")).run()
     assert list(fresh.data["sha256"].values()) != list(held.data["sha256"].values())
+
+
+def test_a_version_whose_files_were_vacuumed_is_gone(
+    catalog: Catalog, spec: Spec, tmp_path: Path
+) -> None:
+    held = Job(catalog, spec).run()
+    table = DeltaTable(tmp_path / "log")
+    table.delete("amount > 0")
+    assert held.gone(catalog) == []
+    table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    assert "1 of 1 files of version 0" in "; ".join(held.gone(catalog))
 
 
 def test_what_is_gone_is_said(catalog: Catalog, spec: Spec, tmp_path: Path) -> None:
