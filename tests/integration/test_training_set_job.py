@@ -251,11 +251,16 @@ def warnings_of(catalog: Catalog, labels: pa.Table) -> str:
     return "\n".join(said)
 
 
-def test_leaks_are_warned_about_with_figures(catalog: Catalog) -> None:
+def test_leaks_are_warned_about_with_figures(catalog: Catalog, tmp_path: Path) -> None:
     row_times = pa.table({"id": [1, 2, 3, 4], "event_timestamp": at(5, 5, 10, 11)})
     assert "3 of 4 labels (75%) get a row of exactly their own time" in warnings_of(
         catalog, row_times
     )
+    event = pq.read_table(next((tmp_path / "log").glob("*.parquet"))).slice(7, 1)
+    said: list[str] = []
+    own_event = pa.table({"id": event["id"], "event_timestamp": event["ts"]})
+    built(catalog, own_event, Past(warn=said.append))
+    assert "1 of 1 labels (100%) get an event of exactly their own time" in said[0]
     ahead = pa.table({"id": [1, 2], "event_timestamp": at(41, 39)})
     assert "1 of 2 labels (50%) lie after its newest data (2026-01-02T16" in warnings_of(
         catalog, ahead
