@@ -35,8 +35,8 @@ class Gather:
         self._parts: list[pa.Array] = []
 
     def add(self, column: pa.Array, rows: Int64, places: Int64) -> None:
-        if self._values is None or column.type != self.kind:
-            self._values = None if column.type != self.kind else self._values
+        column = column if column.type == self.kind else column.cast(self.kind)
+        if self._values is None:
             self._parts.append(column.take(pa.array(rows)))
             return
         numbers = column.cast(self._stored) if column.type != self._stored else column
@@ -52,7 +52,7 @@ class Gather:
             mask = self._null if self._null.any() else None
             found = pa.array(self._values, self._stored, mask=mask)
             return found.cast(self.kind) if self.kind != self._stored else found
-        parts = pa.chunked_array(self._parts).combine_chunks()
+        parts = pa.chunked_array(self._parts, self.kind).combine_chunks()
         place = np.zeros(len(order), np.int64)
         first = int(np.searchsorted(wanted, 0))
         place[order[first:]] = np.arange(len(order) - first)

@@ -56,22 +56,22 @@ class Piece:
         kept = self.data.get_fragments(filter=within)
         self.fragments = [f.subset(filter=within) if hasattr(f, "subset") else f for f in kept]
 
-    def newest(self) -> int | None:
-        """The greatest event time that the statistics of the files tell."""
+    def times(self) -> tuple[int, int] | None:
+        """The first and the last event time (us) by the files' statistics; None without them."""
         if not isinstance(self.data, ds.FileSystemDataset):
             return None
-        newest = None
+        found = []
         for fragment in self.data.get_fragments():
             if not isinstance(fragment, ds.ParquetFileFragment):
                 return None
             for group in fragment.row_groups:
-                most = (group.statistics or {}).get(self.event, {}).get("max")
-                if not isinstance(most, datetime):
+                held = (group.statistics or {}).get(self.event, {})
+                if not isinstance(held.get("min"), datetime):
                     return None
-                most = most if most.tzinfo else most.replace(tzinfo=UTC)
-                us = (most - _EPOCH) // timedelta(microseconds=1)
-                newest = us if newest is None else max(newest, us)
-        return newest
+                found.append((held["min"], held["max"]))
+        if not found:
+            return None
+        return _us(min(low for low, _ in found)), _us(max(high for _, high in found))
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The dataset's columns, file by file and group by group."""
@@ -171,7 +171,15 @@ def stream_pieces(stream: StreamSourcePlan, versions: Mapping[str, int]) -> list
     return [*pieces, log]
 
 
+def _us(moment: datetime) -> int:
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
 def _first_time(log: Piece) -> int | None:
+    known = log.times()
+    if known is not None:
+        return known[0]
     firsts = [pc.min(b.column(0)) for b in log.batches([log.event]) if b.num_rows]
     times = [f.cast(TIMESTAMP).value for f in firsts if f.is_valid]
     return min(times) if times else None

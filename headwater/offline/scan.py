@@ -6,6 +6,7 @@ a label needs, by keys and times alone, and then fetch the features of those row
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import weakref
@@ -52,11 +53,7 @@ class Scan:
         self.has_created = any(p.created for p in self.pieces)
         #: Is told of the rows read; what it raises stops the scan.
         self.progress: Callable[[int], None] | None = None
-
-    @property
-    def names(self) -> set[str]:
-        """The columns by their names in the view, before a `udf`."""
-        return {name for piece in self.pieces for name in piece.source_of}
+        self._types = _common_types(self.pieces) if view.udf is None else {}
 
     def limit(self, low_us: int | None, high_us: int | None) -> None:
         for piece in self.pieces:
@@ -64,8 +61,8 @@ class Scan:
 
     def newest_us(self) -> int | None:
         """The newest event time by the files' statistics, microseconds; None without them."""
-        found = [piece.newest() for piece in self.pieces]
-        times = [us for us in found if us is not None]
+        found = [piece.times() for piece in self.pieces]
+        times = [last for _, last in filter(None, found)]
         return max(times) if len(times) == len(found) and times else None
 
     def rows(self) -> int:
@@ -106,13 +103,14 @@ class Scan:
                 continue
             out = {name: batch.column(needed.index(source)) for name, source in read.items()}
             out = dict(zip(out, _normal(out), strict=True))
+            out = {n: _as(column, self._types.get(n)) for n, column in out.items()}
             inner = {f"\0{name}": batch.column(needed.index(name)) for name in own}
             inner = dict(zip(inner, _normal(inner), strict=True))
             table = pa.RecordBatch.from_arrays([*out.values(), *inner.values()],
                                                names=[*out, *inner])  # fmt: skip
             if piece.before_us is not None:
-                early = pc.less(_time(table, piece.event, self.view), _scalar(piece.before_us))
-                table = table.filter(early)
+                before = pa.scalar(piece.before_us, TIMESTAMP)
+                table = table.filter(pc.less(_time(table, piece.event), before))
             if udf is not None:
                 table = self._transformed(table, list(out))
             yield table
@@ -130,9 +128,7 @@ class Scan:
         found = list(self.batches(columns))
         if not found:
             kinds = dict.fromkeys((EVENT, CREATED, KNOWN), TIMESTAMP) | {SEQUENCE: pa.int64()}
-            for piece in self.pieces:
-                for name, source in piece.source_of.items():
-                    kinds.setdefault(name, piece.data.schema.field(source).type)
+            kinds |= self._types
             return pa.schema([(c, kinds.get(c, pa.null())) for c in columns]).empty_table()
         return pa.concat_tables(
             [pa.Table.from_batches([b]) for b in found], promote_options="permissive"
@@ -162,10 +158,9 @@ class Scan:
         for batch in self.batches(columns):
             end = base + batch.num_rows
             stop = at + int(np.searchsorted(wanted[at:], end))
+            if gathers is None:
+                gathers = [Gather(len(rows), column.type) for column in batch.columns]
             if stop > at:
-                if gathers is None:
-                    gathers = [Gather(len(rows), batch.column(i).type)
-                               for i in range(len(columns))]  # fmt: skip
                 inside, places = wanted[at:stop] - base, order[at:stop]
                 adding = [
                     threads.submit(gather.add, batch.column(i), inside, places)
@@ -178,8 +173,7 @@ class Scan:
             if at == len(wanted):
                 break
         if gathers is None:
-            empty = self.table(columns) if not base else self.table(columns).slice(0, 0)
-            return [pa.nulls(len(rows), empty.schema.field(i).type) for i in range(len(columns))]
+            return [pa.nulls(len(rows), self._types.get(name, pa.null())) for name in columns]
         return [gather.finish(order, wanted) for gather in gathers]
 
 
@@ -263,7 +257,7 @@ def _numbered(batch: pa.RecordBatch, piece: Piece, base: int, columns: Sequence[
                 own = ARRIVED
             elif name == KNOWN and piece.created:
                 own = piece.created
-            out.append(_time(batch, own, None) if own else pa.nulls(batch.num_rows, TIMESTAMP))
+            out.append(_time(batch, own) if own else pa.nulls(batch.num_rows, TIMESTAMP))
         else:
             at = batch.schema.names
             if name not in at:
@@ -281,10 +275,30 @@ def _sequence(batch: pa.RecordBatch, piece: Piece, base: int) -> pa.Array:
     return pa.array(np.arange(first, first + batch.num_rows))
 
 
+def _common_types(pieces: Sequence[Piece]) -> dict[str, pa.DataType]:
+    """The type of each column over all pieces: a history may be narrower than its log."""
+    found: dict[str, pa.DataType] = {}
+    for piece in pieces:
+        kinds = {n: piece.data.schema.field(s).type for n, s in piece.source_of.items()}
+        schema = normalised(pa.schema(list(kinds.items())).empty_table()).schema
+        for name, kind in zip(schema.names, schema.types, strict=True):
+            held = pa.schema([(name, found.get(name, kind))])
+            # Columns that nothing can hold alike are only an error where they are asked for.
+            with contextlib.suppress(pa.ArrowInvalid, pa.ArrowTypeError):
+                both = pa.unify_schemas([held, pa.schema([(name, kind)])],
+                                        promote_options="permissive")  # fmt: skip
+                found[name] = both.field(0).type
+    return found
+
+
+def _as(column: pa.Array, kind: pa.DataType | None) -> pa.Array:
+    return column if kind is None or column.type == kind else column.cast(kind)
+
+
 def _one(batches: Iterator[pa.RecordBatch], piece: Piece, names: list[str]) -> pa.RecordBatch:
     schema = pa.schema([piece.data.schema.field(n) for n in names])
     whole = pa.Table.from_batches(list(batches), schema).combine_chunks().to_batches()
-    return whole[0] if whole else schema.empty_table().to_batches(1)[0]
+    return whole[0] if whole else pa.RecordBatch.from_pylist([], schema)
 
 
 def _normal(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
@@ -294,13 +308,9 @@ def _normal(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
     return [c.combine_chunks() for c in table.columns]
 
 
-def _time(batch: pa.RecordBatch, source: str, view: ViewPlan | None) -> pa.Array:
+def _time(batch: pa.RecordBatch, source: str) -> pa.Array:
     """A time column as UTC microseconds; text in it is ISO 8601."""
     column = batch.column(f"\0{source}")
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return parsed_times(column)
     return column.cast(TIMESTAMP)
-
-
-def _scalar(us: int) -> pa.Scalar:
-    return pa.scalar(us, TIMESTAMP)

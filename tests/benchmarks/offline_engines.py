@@ -358,8 +358,9 @@ ENGINES: dict[str, Callable[[str, Path, float], tuple[float, dict[str, Any]]]] =
 def main() -> None:
     case, engine, folder, scale = sys.argv[1:]
     seconds, more = ENGINES[engine](case, Path(folder), float(scale))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak_mb": peak, **more}))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_mb": peak, **more}))
 
 
 if __name__ == "__main__":

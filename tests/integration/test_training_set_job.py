@@ -291,3 +291,47 @@ def test_what_is_unknown_is_named_with_the_nearest_name(
 ) -> None:
     with pytest.raises(HeadwaterError, match=wrong):
         Job(catalog, msgspec.structs.replace(spec, **change)).run()
+
+
+def test_a_history_narrower_than_its_log_counts_before_the_log_begins(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    history = pa.table(
+        {"id": pa.array([3, 3, 3], pa.int32()), "amount": pa.array([7.0, 8.0, 9.0], pa.float32()),
+         "ts": at(-5, -3, 40)}
+    )  # fmt: skip
+    pq.write_table(history, tmp_path / "history.parquet")
+    stream = msgspec.structs.replace(
+        catalog.streams["spend"],
+        history=BatchSourcePlan("h", "parquet", str(tmp_path / "history.parquet"), "ts"),
+    )
+    rows = ViewPlan("rows", "row", KEY, (FieldPlan("amount", "DOUBLE"),), stream="spend")
+    both = msgspec.structs.replace(
+        catalog, streams={"spend": stream}, views={**catalog.views, "rows": rows}
+    )
+    labels = pa.table({"id": [3, 3, 3], "event_timestamp": at(-4, -1, -6)})
+    assert built(both, labels)["count_6h"].to_pylist() == [1, 2, 0]
+    request = Request((FeatureRefPlan("rows", ("amount",)),))
+    assert build_request(both, request, labels)["amount"].to_pylist() == [7.0, 8.0, None]
+    # The history's row at 40 h lies after the log's first event: the log alone counts there.
+    late = pa.table({"id": [3], "event_timestamp": at(47)})
+    found = build_request(both, request, late)["amount"].to_pylist()
+    assert (
+        found
+        == build_request(msgspec.structs.replace(both, streams=catalog.streams), request, late)[
+            "amount"
+        ].to_pylist()
+    )
+
+
+def test_rows_whose_entities_no_label_has_give_typed_nulls(catalog: Catalog) -> None:
+    labels = pa.table({"id": [999], "event_timestamp": at(20)})
+    request = Request((FeatureRefPlan("scores", ("score",)), FeatureRefPlan("windows", ())))
+    found = build_request(catalog, request, labels)
+    assert found["score"].to_pylist() == [None]
+    assert found["score"].type == pa.float64()
+    assert found["count_6h"].to_pylist() == [0]
+    assert found["sum_6h"].to_pylist() == [None]
+    empty = build_request(catalog, request, labels.slice(1))
+    assert empty.num_rows == 0
+    assert empty.schema == found.schema
