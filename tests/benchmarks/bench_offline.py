@@ -1,8 +1,8 @@
 """Training sets, windows at label times, materialization and profiles against their rivals.
 
 Each engine runs in a process of its own, so that its peak memory is its own; the answers are
-compared value by value. Processor seconds are those of the whole process, its imports included;
-on a busy machine they tell more than the clock. `--scale 0.1` is a tenth of the rows, `--case rows` one case, `--long`
+compared value by value. Beside the clock stand the processor seconds of the engine's threads, which
+tell more on a busy machine. `--scale 0.1` is a tenth of the rows, `--case rows` one case, `--long`
 adds 100M events and 10M labels. Prints Markdown; `--out DIR` writes it there, and JSON.
 """
 
@@ -63,7 +63,8 @@ def report(case: str, found: dict[str, dict[str, Any]]) -> list[str]:
     for name, one in found.items():
         times = one["seconds"] / ours["seconds"]
         lines.append(
-            f"| {name} | {one['seconds']:.2f} | {one['cpu']:.2f} | {one['peak_mb']:,.0f} | {times:.2f} "
+            f"| {name} | {one['seconds']:.2f} | {one['cpu']:.2f} "
+            f"| {one['peak_mb']:,.0f} | {times:.2f} "
             f"| {one.get('note', '')} |"
         )
     return [*lines, ""]
