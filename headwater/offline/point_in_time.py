@@ -276,11 +276,13 @@ def _events(
     own = [EVENT, SEQUENCE] + ([KNOWN] if past.as_of == "arrival" else [])
     codes, numbers = [], []
     columns: list[list[pa.Array]] = [[] for _ in used]
+    reach = _reach(scan.view)
     high = int(ordered.t.max(initial=kernels.I64_MIN))
+    low = kernels.I64_MIN if reach is None or not len(ordered.t) else ordered.t.min() - reach
     for batch in scan.batches([*keys, *own, *used]):
         code = ordered.keys.of([batch.column(i) for i in range(len(keys))], batch.num_rows)
         ts, known = _times(batch.column(len(keys)))
-        keep = (code >= 0) & (ts <= high)
+        keep = (code >= 0) & (ts >= low) & (ts <= high)
         if known is not None:
             keep &= known
         if parts > 1:
