@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headwater import label_kernels as kernels
+from headwater import label_sketch_kernels as sliding
 from headwater import sketches
 from headwater.arrow import arrow_type
 from headwater.catalog import AggregationPlan, column_kind
@@ -255,7 +256,7 @@ class _AtLabels:
     def _quantile(self, a: AggregationPlan, window: tuple[int, int]) -> pa.Array:
         values, known = self.events.numbers(a.column, column_kind(a.column_type))
         buckets = np.empty(len(values), np.int64)
-        kernels.log_buckets(
+        sliding.log_buckets(
             values.astype(np.float64), sketches.LOG_GAMMA, sketches.ZERO_BUCKET, buckets
         )
         used, place = np.unique(buckets, return_inverse=True)
@@ -264,7 +265,7 @@ class _AtLabels:
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
         ranks = np.where(known, rank[place], -1) if len(order) else _NO_TIMES
-        found = self._slide(kernels.quantiles, window, a.parameter, len(order), ranks)
+        found = self._slide(sliding.quantiles, window, a.parameter, len(order), ranks)
         some = found >= 0
         taken = centres[order][np.where(some, found, 0)] if len(order) else np.zeros(len(found))
         return _as_type(taken, some, a.output_type)
@@ -280,7 +281,7 @@ class _AtLabels:
         value = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
         hashes, rank = self._hashes(encoded.dictionary, value)
         out, kth = np.empty(len(self.t), np.int64), np.empty(len(self.t), np.int64)
-        kernels.distinct(
+        sliding.distinct(
             value, len(encoded.dictionary), rank, sketches.DISTINCT_HASHES, self.events.at,
             self.events.ts, self.visible, self.by_visible(), self.labels_at, self.t, *window,
             out, kth,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from headwater.offline.sources import normalised
 
 #: Jobs that run at once; more wait for a later request.
 _RUNNING = 2
+_UNDER_WAY = {"queued", "running"}
 _PARQUET = "application/vnd.apache.parquet"
 _ASKS = {"service", "features", "as_of", "full_feature_names", "label_windows", "entities"}
 _EXAMPLE = {
@@ -111,17 +113,27 @@ class TrainingSets:
 
     def status(self, name: str) -> dict[str, Any]:
         status: dict[str, Any] = orjson.loads((self.folder(name) / "status.json").read_bytes())
-        process = self._processes.get(name)
-        if status["state"] in {"queued", "running"} and process and process.poll() is not None:
+        if status["state"] in _UNDER_WAY and not self._lives(name, status.get("pid", 0)):
             # It may have ended between the two looks.
             status = orjson.loads((self.folder(name) / "status.json").read_bytes())
-            if status["state"] in {"queued", "running"}:
-                status |= {"state": "failed", "error": f"the job ended with {process.returncode}"}
+            if status["state"] in _UNDER_WAY:
+                status |= {"state": "failed", "error": "its process has ended; start it again"}
+        status.pop("pid", None)
         return status
+
+    def _lives(self, name: str, pid: int) -> bool:
+        if name in self._processes:
+            return self._processes[name].poll() is None
+        # A service before this one started it.
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return False
+        return pid > 0
 
     def cancel(self, name: str) -> None:
         """Stop a job that runs; remove one that has ended, with what it made."""
-        if self.status(name)["state"] in {"queued", "running"}:
+        if self.status(name)["state"] in _UNDER_WAY:
             (self.folder(name) / "cancel").touch()
         else:
             shutil.rmtree(self.folder(name))

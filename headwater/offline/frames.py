@@ -31,7 +31,7 @@ def label_table(frame: Any, catalog: Catalog | None = None) -> pa.Table:
     if isinstance(frame, str | Path):
         text = str(frame)
         if text.endswith(".parquet") or ("\n" not in text and Path(text).is_dir()):
-            return normalised(_parquet(text))
+            return read_labels(text)
         return normalised(_query(text, catalog))
     if hasattr(frame, "to_arrow"):  # polars, DuckDB
         return normalised(frame.to_arrow())
@@ -51,10 +51,11 @@ def label_table(frame: Any, catalog: Catalog | None = None) -> pa.Table:
         raise HeadwaterError(f"the entity frame mixes types in a column: {error}") from error
 
 
-def _parquet(path: str) -> pa.Table:
+def read_labels(path: str) -> pa.Table:
+    """Labels in a Parquet file or folder. Raises HeadwaterError where there are none."""
     try:
         store, inner = filesystem(path)
-        return pq.read_table(inner, filesystem=store)
+        return normalised(pq.read_table(inner, filesystem=store))
     except (OSError, pa.ArrowInvalid) as error:
         raise HeadwaterError(f"the labels in {path} cannot be read: {error}") from error
 

@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 
 from headwater.catalog import Catalog
 from headwater.errors import HeadwaterError
-from headwater.offline.checks import service_features, stored_views
-from headwater.offline.frames import TIME_COLUMN
+from headwater.offline.checks import references, service_features, stored_views
+from headwater.offline.frames import TIME_COLUMN, read_labels
 from headwater.offline.label_values import LabelWindow, label_columns
 from headwater.offline.manifest import Manifest, make_manifest, sources, versions_of
 from headwater.offline.point_in_time import AsOf, Past
@@ -66,8 +66,6 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     rows_per_file: int = 0
 
     def request(self, catalog: Catalog) -> Request:
-        from headwater.offline.checks import references
-
         if bool(self.service) == bool(self.features):
             raise HeadwaterError("give a feature service or features, one of them")
         wanted = (
@@ -135,7 +133,7 @@ class Job:
 
     def run(self) -> Manifest:
         """Do the work. Raises HeadwaterError, or CancelledError where `listen` says so."""
-        labels = self._labels()
+        labels = read_labels(self.spec.entities)
         self.status.total = self._total(labels.num_rows)
         self._tell("checking")
         labels = prepare(self.catalog, self.request, labels, TIME_COLUMN, self._past)
@@ -153,11 +151,6 @@ class Job:
         self.status.state = "done"
         self._tell("done")
         return manifest
-
-    def _labels(self) -> pa.Table:
-        from headwater.offline.frames import label_table
-
-        return label_table(self.spec.entities, self.catalog)
 
     def _total(self, labels: int) -> int:
         """Rows that will be read and written: windows are read once, rows for keys and values."""
@@ -337,7 +330,7 @@ def main() -> None:
 
 def _note(folder: Path, status: Status) -> None:
     temporary = folder / "status.new"
-    temporary.write_text(json.dumps(status.as_json()))
+    temporary.write_text(json.dumps({**status.as_json(), "pid": os.getpid()}))
     temporary.replace(folder / "status.json")
 
 

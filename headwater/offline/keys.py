@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headwater import label_kernels as kernels
+from headwater.errors import HeadwaterError
 from headwater.windows import Int64
 
 #: Largest table of integer keys that is looked up directly, in entries a label.
@@ -68,7 +69,12 @@ class _Part:
 
     def find(self, column: pa.Array) -> Int64:
         if column.type != self.type:
-            column = column.cast(self.type)
+            try:
+                column = column.cast(self.type)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise HeadwaterError(
+                    f"a key is {self.type} in the labels and {column.type} in the rows: {error}"
+                ) from error
         if self._table is None:
             found = pc.index_in(column, value_set=self.values)
             places: Int64 = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)

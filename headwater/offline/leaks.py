@@ -24,17 +24,22 @@ def join_warnings(view: ViewPlan, best: Any, rows: Int64, t: Int64) -> Iterator[
     if not n:
         return
     ageless = int(((best[:, 3] >= 0) & (best[:, 0] == t) & (rows >= 0)).sum())
-    if ageless > _AGELESS * n:
-        yield (
-            f"view {view.name!r}: {_share(ageless, n)} get a row of exactly their own time (an age "
-            "of zero); where the label was made from that row it leaks: leave out what the row "
-            "knows, or date the label earlier"
-        )
+    yield from ageless_warning(view.name, "a row", ageless, n)
     expired = int((rows == -2).sum())
     if expired > _DROPPED * n:
         yield (
             f"view {view.name!r}: {_share(expired, n)} have only rows older than its ttl of "
             f"{view.ttl_us / 3.6e9:,.2f} h, so their features are null; check the ttl or the times"
+        )
+
+
+def ageless_warning(view: str, what: str, ageless: int, n: int) -> Iterator[str]:
+    """`ageless` of n labels see something that happened at exactly their own time."""
+    if ageless > _AGELESS * n:
+        yield (
+            f"view {view!r}: {_share(ageless, n)} get {what} of exactly their own time (an age "
+            "of zero); where the label was made from that it leaks: leave out what it tells, or "
+            "date the label earlier"
         )
 
 

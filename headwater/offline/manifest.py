@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pyarrow.fs as pafs
 
 from headwater import __version__
 from headwater.catalog import BatchSourcePlan, Catalog, ViewPlan
@@ -166,10 +167,16 @@ def _gone(source: Mapping[str, Any]) -> list[str]:
     path, version = source["path"], source.get("delta_version")
     if version is not None:
         try:
-            gone = open_delta(path, version) is None
+            table = open_delta(path, version)
         except HeadwaterError as error:
             return [str(error)]
-        return [f"the Delta table {path} is gone"] if gone else []
+        if table is None:
+            return [f"the Delta table {path} is gone"]
+        files = table.filesystem.get_file_info(table.files)
+        lost = sum(file.type == pafs.FileType.NotFound for file in files)
+        if lost:
+            return [f"{lost} of {len(files)} files of version {version} of {path} were vacuumed"]
+        return []
     if source.get("stamp") and _stamp(path).get("stamp") != source["stamp"]:
         there = "://" in path or Path(path).exists()
         return [f"{path} {'has changed' if there else 'is gone'}"]

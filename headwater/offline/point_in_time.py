@@ -16,7 +16,7 @@ from headwater.catalog import Catalog, JoinKeyPlan, ViewPlan
 from headwater.errors import HeadwaterError
 from headwater.label_windows import KeyedEvents, windows_at
 from headwater.offline.keys import LabelKeys
-from headwater.offline.leaks import join_warnings, newest_warning
+from headwater.offline.leaks import ageless_warning, join_warnings, newest_warning
 from headwater.offline.scan import KNOWN, Scan, open_view
 from headwater.offline.sources import CREATED, EVENT, SEQUENCE
 from headwater.windows import Bool, Int64
@@ -229,11 +229,18 @@ def _windows(
     wanted = [made[name] for name in names]
     used = sorted({a.column for a in wanted if a.column not in {"", "*"}})
     parts = _parts(scan, len(used), past)
-    found = []
+    found, ageless = [], 0
     for part in range(parts):
         events = _events(scan, ordered, used, past, part, parts)
         at, t, order = _part_labels(ordered, part, parts)
+        if past.warn:
+            low, high = np.zeros_like(t), np.zeros_like(t)
+            kernels.bounds(events.at, events.ts, at, t, -1, 1, low, high)
+            ageless += int((events.ts[high[high > low] - 1] == t[high > low]).sum())
         found.append((order, windows_at(wanted, events, at, t)))
+    if past.warn:
+        for warning in ageless_warning(view.name, "an event", ageless, len(ordered.t)):
+            past.warn(warning)
     place = np.full(labels, -1, np.int64)
     place[np.concatenate([order for order, _ in found])] = np.arange(len(ordered.t))
     out = []
@@ -269,11 +276,13 @@ def _events(
     own = [EVENT, SEQUENCE] + ([KNOWN] if past.as_of == "arrival" else [])
     codes, numbers = [], []
     columns: list[list[pa.Array]] = [[] for _ in used]
+    reach = _reach(scan.view)
     high = int(ordered.t.max(initial=kernels.I64_MIN))
+    low = kernels.I64_MIN if reach is None or not len(ordered.t) else ordered.t.min() - reach
     for batch in scan.batches([*keys, *own, *used]):
         code = ordered.keys.of([batch.column(i) for i in range(len(keys))], batch.num_rows)
         ts, known = _times(batch.column(len(keys)))
-        keep = (code >= 0) & (ts <= high)
+        keep = (code >= 0) & (ts >= low) & (ts <= high)
         if known is not None:
             keep &= known
         if parts > 1:

@@ -6,15 +6,11 @@ a label needs, by keys and times alone, and then fetch the features of those row
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
-from headwater import label_kernels as kernels
 from headwater.arrow import TIMESTAMP
-from headwater.catalog import BatchSourcePlan, Catalog, StreamSourcePlan, ViewPlan
+from headwater.catalog import BatchSourcePlan, Catalog, ViewPlan
 from headwater.errors import HeadwaterError
-from headwater.offline.files import open_delta, open_source
-from headwater.offline.log import ARRIVED, OFFSET, PARTITION, log_schema
+from headwater.offline.files import open_source
+from headwater.offline.gather import Gather, gather_threads
+from headwater.offline.log import ARRIVED, OFFSET, PARTITION
+from headwater.offline.pieces import Piece, batch_piece, stream_pieces
 from headwater.offline.sources import (
     CREATED,
     EVENT,
@@ -43,111 +39,10 @@ from headwater.windows import Int64
 
 #: When a row was known: the log's arrival time, else its created time, else its event time.
 KNOWN = "__hw_known"
-#: Rows that are read at once, where row groups are smaller.
-_GROUP_ROWS = 1 << 18
 #: History's sequence numbers count up from here, below every one of a log.
 _HISTORY = -(1 << 62)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Names of a source's event and created time, as a scan calls them.
 _OWN = {EVENT, CREATED, SEQUENCE, KNOWN}
-
-
-@dataclass
-class Piece:
-    """A dataset that rows come from: a view's batch source, a stream's history, or its log."""
-
-    data: ds.Dataset
-    source_of: dict[str, str]  # name in the view -> name in the dataset
-    event: str
-    created: str = ""
-    kind: str = "batch"  # or "history", "log"
-    before_us: int | None = None  # history counts before the log's first event time
-    fragments: list[Any] | None = None
-
-    def limit(self, low_us: int | None, high_us: int | None) -> None:
-        """Leave out row groups whose statistics say that no event time is within the bounds."""
-        kind = self.data.schema.field(self.event).type
-        if not pa.types.is_timestamp(kind) or not isinstance(self.data, ds.FileSystemDataset):
-            return
-        name, within = ds.field(self.event), None
-        for us, compare in ((low_us, name.__ge__), (high_us, name.__le__)):
-            if us is None:
-                continue
-            try:
-                bound = pa.scalar(us, TIMESTAMP).cast(pa.timestamp("us"))
-                bound = bound.cast(pa.timestamp(kind.unit)) if kind.unit != "s" else bound
-                bound = pa.scalar(bound.value, pa.timestamp(bound.type.unit, kind.tz))
-            except (pa.ArrowInvalid, OverflowError):
-                continue  # a bound that the unit cannot hold bounds nothing
-            within = compare(bound) if within is None else within & compare(bound)
-        if within is None:
-            return
-        kept = self.data.get_fragments(filter=within)
-        self.fragments = [f.subset(filter=within) if hasattr(f, "subset") else f for f in kept]
-
-    def newest(self) -> int | None:
-        """The greatest event time that the statistics of the files tell."""
-        if not isinstance(self.data, ds.FileSystemDataset):
-            return None
-        newest = None
-        for fragment in self.data.get_fragments():
-            if not isinstance(fragment, ds.ParquetFileFragment):
-                return None
-            for group in fragment.row_groups:
-                most = (group.statistics or {}).get(self.event, {}).get("max")
-                if not isinstance(most, datetime):
-                    return None
-                most = most if most.tzinfo else most.replace(tzinfo=UTC)
-                us = (most - _EPOCH) // timedelta(microseconds=1)
-                newest = us if newest is None else max(newest, us)
-        return newest
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """The dataset's columns, file by file and group by group."""
-        fragments = self.fragments
-        if fragments is None and isinstance(self.data, ds.FileSystemDataset):
-            fragments = list(self.data.get_fragments())
-        if fragments is None:
-            yield from self.data.scanner(columns=list(columns), batch_size=_GROUP_ROWS).to_batches()
-            return
-        for fragment in fragments:
-            if self._is_plain(fragment, columns):
-                yield from _row_groups(fragment, list(columns))
-            else:
-                yield from fragment.scanner(
-                    schema=self.data.schema, columns=list(columns), batch_size=_GROUP_ROWS,
-                    batch_readahead=2,
-                ).to_batches()  # fmt: skip
-
-    def _is_plain(self, fragment: Any, columns: Sequence[str]) -> bool:
-        """Whether a file holds the columns as the dataset does: then it is read three times faster
-        and in half the memory without the dataset's scanner."""
-        if not isinstance(fragment, ds.ParquetFileFragment):
-            return False
-        held, wanted = fragment.physical_schema, self.data.schema
-        return all(
-            "." not in name and held.names.count(name) == 1
-            and held.field(name).type == wanted.field(name).type
-            for name in columns
-        )  # fmt: skip
-
-
-def _row_groups(fragment: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Row groups one by one, small ones together."""
-    with pq.ParquetFile(
-        fragment.path, filesystem=fragment.filesystem, metadata=fragment.metadata
-    ) as file:
-        waiting: list[int] = []
-        rows = 0
-        groups = [group.id for group in fragment.row_groups]
-        for i, group in enumerate(groups):
-            waiting.append(group)
-            rows += file.metadata.row_group(group).num_rows
-            if rows >= _GROUP_ROWS or i + 1 == len(groups):
-                table = file.read_row_groups(waiting, columns=columns)
-                # The reader's order of columns is the file's.
-                yield from table.select(columns).combine_chunks().to_batches()
-                waiting, rows = [], 0
 
 
 class Scan:
@@ -158,11 +53,7 @@ class Scan:
         self.has_created = any(p.created for p in self.pieces)
         #: Is told of the rows read; what it raises stops the scan.
         self.progress: Callable[[int], None] | None = None
-
-    @property
-    def names(self) -> set[str]:
-        """The columns by their names in the view, before a `udf`."""
-        return {name for piece in self.pieces for name in piece.source_of}
+        self._types = _common_types(self.pieces) if view.udf is None else {}
 
     def limit(self, low_us: int | None, high_us: int | None) -> None:
         for piece in self.pieces:
@@ -170,8 +61,8 @@ class Scan:
 
     def newest_us(self) -> int | None:
         """The newest event time by the files' statistics, microseconds; None without them."""
-        found = [piece.newest() for piece in self.pieces]
-        times = [us for us in found if us is not None]
+        found = [piece.times() for piece in self.pieces]
+        times = [last for _, last in filter(None, found)]
         return max(times) if len(times) == len(found) and times else None
 
     def rows(self) -> int:
@@ -212,13 +103,14 @@ class Scan:
                 continue
             out = {name: batch.column(needed.index(source)) for name, source in read.items()}
             out = dict(zip(out, _normal(out), strict=True))
+            out = {n: _as(column, self._types.get(n)) for n, column in out.items()}
             inner = {f"\0{name}": batch.column(needed.index(name)) for name in own}
             inner = dict(zip(inner, _normal(inner), strict=True))
             table = pa.RecordBatch.from_arrays([*out.values(), *inner.values()],
                                                names=[*out, *inner])  # fmt: skip
             if piece.before_us is not None:
-                early = pc.less(_time(table, piece.event, self.view), _scalar(piece.before_us))
-                table = table.filter(early)
+                before = pa.scalar(piece.before_us, TIMESTAMP)
+                table = table.filter(pc.less(_time(table, piece.event), before))
             if udf is not None:
                 table = self._transformed(table, list(out))
             yield table
@@ -236,9 +128,7 @@ class Scan:
         found = list(self.batches(columns))
         if not found:
             kinds = dict.fromkeys((EVENT, CREATED, KNOWN), TIMESTAMP) | {SEQUENCE: pa.int64()}
-            for piece in self.pieces:
-                for name, source in piece.source_of.items():
-                    kinds.setdefault(name, piece.data.schema.field(source).type)
+            kinds |= self._types
             return pa.schema([(c, kinds.get(c, pa.null())) for c in columns]).empty_table()
         return pa.concat_tables(
             [pa.Table.from_batches([b]) for b in found], promote_options="permissive"
@@ -262,16 +152,15 @@ class Scan:
         order = np.argsort(rows, kind="stable")
         wanted = rows[order]
         at = int(np.searchsorted(wanted, 0))
-        gathers: list[_Gather] | None = None
+        gathers: list[Gather] | None = None
         base = 0
-        threads = _threads()
+        threads = gather_threads()
         for batch in self.batches(columns):
             end = base + batch.num_rows
             stop = at + int(np.searchsorted(wanted[at:], end))
+            if gathers is None:
+                gathers = [Gather(len(rows), column.type) for column in batch.columns]
             if stop > at:
-                if gathers is None:
-                    gathers = [_Gather(len(rows), batch.column(i).type)
-                               for i in range(len(columns))]  # fmt: skip
                 inside, places = wanted[at:stop] - base, order[at:stop]
                 adding = [
                     threads.submit(gather.add, batch.column(i), inside, places)
@@ -284,56 +173,8 @@ class Scan:
             if at == len(wanted):
                 break
         if gathers is None:
-            empty = self.table(columns) if not base else self.table(columns).slice(0, 0)
-            return [pa.nulls(len(rows), empty.schema.field(i).type) for i in range(len(columns))]
+            return [pa.nulls(len(rows), self._types.get(name, pa.null())) for name in columns]
         return [gather.finish(order, wanted) for gather in gathers]
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    """Kernels and NumPy release the interpreter's lock, so columns are gathered side by side."""
-    return ThreadPoolExecutor(os.cpu_count() or 1, "headwater-gather")
-
-
-class _Gather:
-    """One column's values, collected batch by batch into the places where they are wanted."""
-
-    def __init__(self, n: int, kind: pa.DataType) -> None:
-        self.kind = kind
-        fixed = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-        stored = pa.int64() if pa.types.is_timestamp(kind) else kind if fixed else None
-        self._values: Any = None
-        if stored is not None and kind != pa.float16():
-            self._values = np.zeros(n, stored.to_pandas_dtype())
-        self._stored = stored
-        self._null = np.ones(n, np.bool_)
-        self._parts: list[pa.Array] = []
-
-    def add(self, column: pa.Array, rows: Int64, places: Int64) -> None:
-        if self._values is None or column.type != self.kind:
-            self._values = None if column.type != self.kind else self._values
-            self._parts.append(column.take(pa.array(rows)))
-            return
-        numbers = column.cast(self._stored) if column.type != self._stored else column
-        if column.null_count:
-            self._null[places] = np.asarray(column.is_null())[rows]
-            numbers = numbers.fill_null(0)
-        else:
-            self._null[places] = False
-        kernels.scatter(numbers.to_numpy(zero_copy_only=False), rows, places, self._values)
-
-    def finish(self, order: Int64, wanted: Int64) -> pa.Array:
-        if self._values is not None:
-            mask = self._null if self._null.any() else None
-            found = pa.array(self._values, self._stored, mask=mask)
-            return found.cast(self.kind) if self.kind != self._stored else found
-        parts = pa.chunked_array(self._parts).combine_chunks()
-        place = np.zeros(len(order), np.int64)
-        first = int(np.searchsorted(wanted, 0))
-        place[order[first:]] = np.arange(len(order) - first)
-        absent = np.zeros(len(order), np.bool_)
-        absent[order[:first]] = True
-        return parts.take(pa.array(place, mask=absent))
 
 
 def open_view(catalog: Catalog, view: ViewPlan, versions: Mapping[str, int] | None = None) -> Scan:
@@ -344,56 +185,18 @@ def open_view(catalog: Catalog, view: ViewPlan, versions: Mapping[str, int] | No
     held = versions or {}
     if view.stream:
         stream = catalog.streams[view.stream]
-        return _checked(Scan(view, _stream_pieces(catalog, stream, held)))
+        return _checked(Scan(view, stream_pieces(stream, held)))
     if view.batch is None:
         raise HeadwaterError(
             f"view {view.name!r} has no batch source to read its past from; give it one"
         )
     if view.batch.format == "query":
         folder, data = run_query(catalog, view.batch)
-        scan = Scan(view, [_batch_piece(view.batch, data)])
+        scan = Scan(view, [batch_piece(view.batch, data)])
         weakref.finalize(scan, shutil.rmtree, folder, ignore_errors=True)
         return _checked(scan)
     data = open_source(view.batch, held.get(view.batch.path))
-    return _checked(Scan(view, [_batch_piece(view.batch, data)]))
-
-
-def _batch_piece(source: BatchSourcePlan, data: ds.Dataset, kind: str = "batch") -> Piece:
-    names = {source.field_mapping.get(n, n): n for n in data.schema.names}
-    created = source.created_field
-    inverse = {v: k for k, v in source.field_mapping.items()}
-    event = source.timestamp_field
-    event = event if event in data.schema.names else inverse.get(event, event)
-    created = created if created in data.schema.names else inverse.get(created, "")
-    return Piece(data, names, event, created, kind)
-
-
-def _stream_pieces(
-    catalog: Catalog, stream: StreamSourcePlan, versions: Mapping[str, int]
-) -> list[Piece]:
-    event = stream.field_mapping.get(stream.timestamp_field, stream.timestamp_field)
-    created = stream.field_mapping.get(stream.created_field, stream.created_field)
-    data = open_delta(stream.log_path, versions.get(stream.log_path))
-    pieces = []
-    if data is None:
-        data = ds.dataset(log_schema(stream).empty_table())
-    log = Piece(data, {n: n for n in data.schema.names}, event,
-                created if created in data.schema.names else "", "log")  # fmt: skip
-    if stream.history is not None:
-        past = open_source(stream.history, versions.get(stream.history.path))
-        history = _batch_piece(stream.history, past, "history")
-        if history.event not in past.schema.names and event in past.schema.names:
-            history.event = event
-        if history.event in past.schema.names:
-            history.before_us = _first_time(log)
-        pieces.append(history)
-    return [*pieces, log]
-
-
-def _first_time(log: Piece) -> int | None:
-    firsts = [pc.min(b.column(0)) for b in log.batches([log.event]) if b.num_rows]
-    times = [f.cast(TIMESTAMP).value for f in firsts if f.is_valid]
-    return min(times) if times else None
+    return _checked(Scan(view, [batch_piece(view.batch, data)]))
 
 
 def _checked(scan: Scan) -> Scan:
@@ -454,7 +257,7 @@ def _numbered(batch: pa.RecordBatch, piece: Piece, base: int, columns: Sequence[
                 own = ARRIVED
             elif name == KNOWN and piece.created:
                 own = piece.created
-            out.append(_time(batch, own, None) if own else pa.nulls(batch.num_rows, TIMESTAMP))
+            out.append(_time(batch, own) if own else pa.nulls(batch.num_rows, TIMESTAMP))
         else:
             at = batch.schema.names
             if name not in at:
@@ -472,10 +275,30 @@ def _sequence(batch: pa.RecordBatch, piece: Piece, base: int) -> pa.Array:
     return pa.array(np.arange(first, first + batch.num_rows))
 
 
+def _common_types(pieces: Sequence[Piece]) -> dict[str, pa.DataType]:
+    """The type of each column over all pieces: a history may be narrower than its log."""
+    found: dict[str, pa.DataType] = {}
+    for piece in pieces:
+        kinds = {n: piece.data.schema.field(s).type for n, s in piece.source_of.items()}
+        schema = normalised(pa.schema(list(kinds.items())).empty_table()).schema
+        for name, kind in zip(schema.names, schema.types, strict=True):
+            held = pa.schema([(name, found.get(name, kind))])
+            # Columns that nothing can hold alike are only an error where they are asked for.
+            with contextlib.suppress(pa.ArrowInvalid, pa.ArrowTypeError):
+                both = pa.unify_schemas([held, pa.schema([(name, kind)])],
+                                        promote_options="permissive")  # fmt: skip
+                found[name] = both.field(0).type
+    return found
+
+
+def _as(column: pa.Array, kind: pa.DataType | None) -> pa.Array:
+    return column if kind is None or column.type == kind else column.cast(kind)
+
+
 def _one(batches: Iterator[pa.RecordBatch], piece: Piece, names: list[str]) -> pa.RecordBatch:
     schema = pa.schema([piece.data.schema.field(n) for n in names])
     whole = pa.Table.from_batches(list(batches), schema).combine_chunks().to_batches()
-    return whole[0] if whole else schema.empty_table().to_batches(1)[0]
+    return whole[0] if whole else pa.RecordBatch.from_pylist([], schema)
 
 
 def _normal(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
@@ -485,13 +308,9 @@ def _normal(columns: Mapping[str, pa.Array]) -> list[pa.Array]:
     return [c.combine_chunks() for c in table.columns]
 
 
-def _time(batch: pa.RecordBatch, source: str, view: ViewPlan | None) -> pa.Array:
+def _time(batch: pa.RecordBatch, source: str) -> pa.Array:
     """A time column as UTC microseconds; text in it is ISO 8601."""
     column = batch.column(f"\0{source}")
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return parsed_times(column)
     return column.cast(TIMESTAMP)
-
-
-def _scalar(us: int) -> pa.Scalar:
-    return pa.scalar(us, TIMESTAMP)

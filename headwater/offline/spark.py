@@ -26,11 +26,12 @@ from headwater.catalog import Catalog, FeatureRefPlan, ViewPlan, decode, encode
 from headwater.errors import HeadwaterError
 from headwater.offline.checks import stored_views
 from headwater.offline.files import open_delta
-from headwater.offline.frames import TIME_COLUMN, label_table
+from headwater.offline.frames import TIME_COLUMN, read_labels
 from headwater.offline.jobs import Spec, Status
 from headwater.offline.manifest import file_hash, make_manifest, sources, versions_of
+from headwater.offline.pieces import Piece
 from headwater.offline.point_in_time import Labels, Past, features_of
-from headwater.offline.scan import Piece, Scan
+from headwater.offline.scan import Scan
 from headwater.offline.training_set import Request, assemble, prepare
 from headwater.quality.profiles import ColumnProfile
 
@@ -55,7 +56,7 @@ def training_set(
     start = time.monotonic()
     spark = session or local_session()
     request = spec.request(catalog)
-    labels = prepare(catalog, request, label_table(spec.entities, catalog), TIME_COLUMN, Past())
+    labels = prepare(catalog, request, read_labels(spec.entities), TIME_COLUMN, Past())
     buckets = buckets or max(2, -(-labels.num_rows // _LABELS))
     views = sorted({r.view for r, _ in stored_views(catalog, request.features)})
     versions = versions_of(catalog, views)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from headwater.quality import profile_kernels as kernels
 
@@ -102,7 +101,3 @@ def profile_table(table: pa.Table) -> dict[str, dict[str, Any]]:
             column.add(chunk)
         found[name] = column.result()
     return found
-
-
-def null_counts(table: pa.Table) -> dict[str, int]:
-    return {name: int(pc.sum(pc.is_null(table[name])).as_py() or 0) for name in table.column_names}

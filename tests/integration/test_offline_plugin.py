@@ -226,3 +226,55 @@ def test_feature_logs_are_written_as_files_of_a_folder(store: Any, tmp_path: Pat
             store.config, pa.table({"a": ["1"]}), None, logging, store.registry
         )
     assert pq.read_table(tmp_path / "logs").num_rows == 2
+
+
+def test_a_validation_reference_judges_a_retrieval(store: Any, tmp_path: Path) -> None:
+    from feast.dqm.errors import ValidationFailed
+    from feast.dqm.profilers.profiler import (
+        Profile,
+        Profiler,
+        ValidationError,
+        ValidationReport,
+    )  # fmt: skip
+    from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+
+    class Report(ValidationReport):
+        def __init__(self, found: list[ValidationError]) -> None:
+            self._found = found
+
+        @property
+        def is_success(self) -> bool:
+            return not self._found
+
+        @property
+        def errors(self) -> list[ValidationError]:
+            return self._found
+
+    class Most(Profile):
+        def __init__(self, most: int) -> None:
+            self.most = most
+
+        def validate(self, dataset: pd.DataFrame) -> ValidationReport:
+            over = int((dataset["trips"] > self.most).sum())
+            return Report([ValidationError("most", "trips")] * over)
+
+        def to_proto(self) -> Any:
+            raise NotImplementedError
+
+    class MostProfiler(Profiler):
+        def analyze_dataset(self, dataset: pd.DataFrame) -> Profile:
+            return Most(int(dataset["trips"].max()))
+
+        def to_proto(self) -> Any:
+            raise NotImplementedError
+
+    def job(time: datetime) -> Any:
+        frame = labels(("1", "12", time))
+        return store.get_historical_features(entity_df=frame, features=["v:trips"])
+
+    storage = SavedDatasetFileStorage(str(tmp_path / "reference.parquet"))
+    saved = store.create_saved_dataset(job(T0), "reference", storage)
+    reference = saved.as_reference("most", MostProfiler())
+    assert job(T0).to_df(validation_reference=reference)["trips"].tolist() == [1]
+    with pytest.raises(ValidationFailed):
+        job(T0 + HOUR).to_df(validation_reference=reference)

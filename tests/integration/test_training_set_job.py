@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 from headwater.catalog import (
     AggregationPlan,
@@ -174,6 +174,17 @@ def test_the_same_bytes_are_made_again_from_the_log_as_it_was(
     assert list(fresh.data["sha256"].values()) != list(held.data["sha256"].values())
 
 
+def test_a_version_whose_files_were_vacuumed_is_gone(
+    catalog: Catalog, spec: Spec, tmp_path: Path
+) -> None:
+    held = Job(catalog, spec).run()
+    table = DeltaTable(tmp_path / "log")
+    table.delete("amount > 0")
+    assert held.gone(catalog) == []
+    table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    assert "1 of 1 files of version 0" in "; ".join(held.gone(catalog))
+
+
 def test_what_is_gone_is_said(catalog: Catalog, spec: Spec, tmp_path: Path) -> None:
     held = Job(catalog, spec).run()
     pq.write_table(pq.read_table(tmp_path / "rows.parquet").slice(1), tmp_path / "rows.parquet")
@@ -240,11 +251,16 @@ def warnings_of(catalog: Catalog, labels: pa.Table) -> str:
     return "\n".join(said)
 
 
-def test_leaks_are_warned_about_with_figures(catalog: Catalog) -> None:
+def test_leaks_are_warned_about_with_figures(catalog: Catalog, tmp_path: Path) -> None:
     row_times = pa.table({"id": [1, 2, 3, 4], "event_timestamp": at(5, 5, 10, 11)})
     assert "3 of 4 labels (75%) get a row of exactly their own time" in warnings_of(
         catalog, row_times
     )
+    event = pq.read_table(next((tmp_path / "log").glob("*.parquet"))).slice(7, 1)
+    said: list[str] = []
+    own_event = pa.table({"id": event["id"], "event_timestamp": event["ts"]})
+    built(catalog, own_event, Past(warn=said.append))
+    assert "1 of 1 labels (100%) get an event of exactly their own time" in said[0]
     ahead = pa.table({"id": [1, 2], "event_timestamp": at(41, 39)})
     assert "1 of 2 labels (50%) lie after its newest data (2026-01-02T16" in warnings_of(
         catalog, ahead
@@ -275,3 +291,47 @@ def test_what_is_unknown_is_named_with_the_nearest_name(
 ) -> None:
     with pytest.raises(HeadwaterError, match=wrong):
         Job(catalog, msgspec.structs.replace(spec, **change)).run()
+
+
+def test_a_history_narrower_than_its_log_counts_before_the_log_begins(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    history = pa.table(
+        {"id": pa.array([3, 3, 3], pa.int32()), "amount": pa.array([7.0, 8.0, 9.0], pa.float32()),
+         "ts": at(-5, -3, 40)}
+    )  # fmt: skip
+    pq.write_table(history, tmp_path / "history.parquet")
+    stream = msgspec.structs.replace(
+        catalog.streams["spend"],
+        history=BatchSourcePlan("h", "parquet", str(tmp_path / "history.parquet"), "ts"),
+    )
+    rows = ViewPlan("rows", "row", KEY, (FieldPlan("amount", "DOUBLE"),), stream="spend")
+    both = msgspec.structs.replace(
+        catalog, streams={"spend": stream}, views={**catalog.views, "rows": rows}
+    )
+    labels = pa.table({"id": [3, 3, 3], "event_timestamp": at(-4, -1, -6)})
+    assert built(both, labels)["count_6h"].to_pylist() == [1, 2, 0]
+    request = Request((FeatureRefPlan("rows", ("amount",)),))
+    assert build_request(both, request, labels)["amount"].to_pylist() == [7.0, 8.0, None]
+    # The history's row at 40 h lies after the log's first event: the log alone counts there.
+    late = pa.table({"id": [3], "event_timestamp": at(47)})
+    found = build_request(both, request, late)["amount"].to_pylist()
+    assert (
+        found
+        == build_request(msgspec.structs.replace(both, streams=catalog.streams), request, late)[
+            "amount"
+        ].to_pylist()
+    )
+
+
+def test_rows_whose_entities_no_label_has_give_typed_nulls(catalog: Catalog) -> None:
+    labels = pa.table({"id": [999], "event_timestamp": at(20)})
+    request = Request((FeatureRefPlan("scores", ("score",)), FeatureRefPlan("windows", ())))
+    found = build_request(catalog, request, labels)
+    assert found["score"].to_pylist() == [None]
+    assert found["score"].type == pa.float64()
+    assert found["count_6h"].to_pylist() == [0]
+    assert found["sum_6h"].to_pylist() == [None]
+    empty = build_request(catalog, request, labels.slice(1))
+    assert empty.num_rows == 0
+    assert empty.schema == found.schema

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwater import label_kernels, sketches
+from headwater import label_sketch_kernels, sketches
 from headwater.catalog import AggregationPlan
 from headwater.label_windows import KeyedEvents, windows_at
 from tests.oracle import agrees, oracle
@@ -123,6 +123,6 @@ def test_quantile_buckets_are_the_sketch_s_to_the_bit() -> None:
         [math.exp(i * sketches.LOG_GAMMA) for i in range(-500, 500)],
     ])  # fmt: skip
     found = np.empty(len(values), np.int64)
-    label_kernels.log_buckets(values, sketches.LOG_GAMMA, sketches.ZERO_BUCKET, found)
+    label_sketch_kernels.log_buckets(values, sketches.LOG_GAMMA, sketches.ZERO_BUCKET, found)
     for value, bucket in zip(values.tolist(), found.tolist(), strict=True):
         assert [bucket] == list(sketches.lift("quantile", 0.5, [(0, 0, value)]))
