@@ -31,7 +31,12 @@ def _matches(words: str, pattern: str) -> Wanted:
     return words, lambda text: re.fullmatch(pattern, text, re.IGNORECASE) is not None
 
 
-_URL = _matches("redis://HOST:PORT/DB or rediss://... or unix://...", r"(rediss?|unix)://\S+")
+_URL = _matches(
+    "redis://HOST:PORT/DB, redis+cluster://HOST:PORT,..., "
+    "redis+sentinel://HOST:PORT,.../SERVICE[/DB], the same with rediss, or unix://...",
+    r"((rediss?|unix)://\S+|rediss?\+cluster://[^\s/]+/?0?(\?\S*)?"
+    r"|rediss?\+sentinel://[^\s/]+/[^\s/?]+(/\d+)?/?(\?\S*)?)",
+)
 _HTTP_URL = _matches("http[s]://[USER:PASSWORD@]HOST[:PORT]", r"https?://\S+")
 _BROKERS = _matches("HOST:PORT, or several with commas between", r"[^\s,:]+:\d+(,[^\s,:]+:\d+)*")
 _SIZE = _matches("a size such as 4GB", r"\d+(\.\d+)? ?[KMGT]i?B")

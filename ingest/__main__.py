@@ -15,7 +15,8 @@ from prometheus_client import start_http_server
 from headwater import catalog_cache
 from headwater.errors import HeadwaterError
 from headwater.logs import start_logging
-from headwater.online.writer import OnlineWriter, connect
+from headwater.online.connect import connect
+from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
 from ingest.worker import Worker
 

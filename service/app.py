@@ -19,8 +19,9 @@ from headwater.catalog import Catalog
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
 from headwater.offline.materialize import materialize
 from headwater.online.columns import warm
+from headwater.online.connect import connect
 from headwater.online.link import Link
-from headwater.online.writer import OnlineWriter, clock_key, connect
+from headwater.online.writer import OnlineWriter, clock_key
 from headwater.quality.freshness import freshness as freshness_of
 from headwater.settings import Settings
 from service import protocol, training_sets, writes

@@ -250,7 +250,8 @@ def status(repo: Repo = REPO, as_json: AsJson = False) -> None:
 
 
 def _store(repo: Path) -> tuple[Any, Any]:
-    from headwater.online.writer import OnlineWriter, connect
+    from headwater.online.connect import connect
+    from headwater.online.writer import OnlineWriter
 
     settings = Settings.from_env(os.environ)
     catalog = catalog_cache.load(repo.resolve())

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import redis
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -16,8 +15,8 @@ from headwater.catalog import Catalog
 from headwater.cli.apply import Plan
 from headwater.errors import RebuildBusyError, StoreUnavailableError
 from headwater.offline.upkeep import Upkeep, maintain
+from headwater.online.connect import Client, connect
 from headwater.online.progress import Progress as StateProgress
-from headwater.online.writer import connect
 from headwater.rebuild import Rebuilder, Report, Retired, events_behind, missing
 from headwater.rebuild.gaps import Gap
 from headwater.settings import Settings
@@ -26,7 +25,7 @@ from headwater.settings import Settings
 LOOK_SECONDS = 0.5
 
 
-def open_redis(catalog: Catalog, settings: Settings) -> redis.Redis:
+def open_redis(catalog: Catalog, settings: Settings) -> Client:
     """A client for bulk work: its waits are ten times those of a request."""
     url = settings.redis_url or catalog.redis_url
     return connect(url, 10 * settings.redis_timeout_seconds)

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import redis
-
 from headwater.catalog import ViewPlan
 from headwater.codec import key_prefix
-from headwater.online.writer import OnlineWriter, store_errors
+from headwater.online.connect import store_errors
+from headwater.online.writer import OnlineWriter
 from headwater.windows import WindowProgram
 
 #: Keys that are looked at in one step.
@@ -26,7 +25,7 @@ class Sweeper:
 
     def __init__(self, writer: OnlineWriter, views: Iterable[ViewPlan]) -> None:
         self._writer = writer
-        self._cursor = 0
+        self._server = self._cursor = 0
         self._reach: dict[bytes, int] = {}
         for view in views:
             reach = WindowProgram.of(view).reach_us if view.kind == "window" else None
@@ -35,12 +34,15 @@ class Sweeper:
 
     def step(self, now_us: int) -> int:
         """Look at about STEP keys; returns how many were deleted."""
-        client: redis.Redis = self._writer.client
         if not self._reach:
             return 0
+        servers = self._writer.scanned()
+        server = servers[self._server % len(servers)]
         with store_errors():
-            found: Any = client.scan(self._cursor, count=STEP)
+            found: Any = server.scan(self._cursor, count=STEP)
         self._cursor, keys = found
+        if not self._cursor:
+            self._server += 1
         old = [key for key in keys if key[:_PREFIX] in self._reach]
         cuts = [now_us - self._reach[key[:_PREFIX]] for key in old]
         return self._writer.expire(old, cuts)

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from headwater.online.writer import OnlineWriter, store_errors
+from headwater.online.connect import store_errors
+from headwater.online.writer import OnlineWriter
 
 
 class PartitionStatus(msgspec.Struct):

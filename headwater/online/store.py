@@ -19,10 +19,11 @@ from feast.repo_config import FeastConfigBaseModel
 from headwater.catalog import FieldPlan, JoinKeyPlan, ViewPlan
 from headwater.codec import RowCodec, entity_text, key_prefix
 from headwater.errors import HeadwaterError
+from headwater.online.connect import connect
 from headwater.online.progress import Progress
 from headwater.online.protos import to_plain, to_proto
 from headwater.online.values import NOT_FOUND, ViewReader
-from headwater.online.writer import OnlineWriter, connect
+from headwater.online.writer import OnlineWriter
 
 DUMMY_ENTITY = "__dummy_id"
 

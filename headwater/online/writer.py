@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import redis
+from redis.cluster import RedisCluster
 
-from headwater.errors import StoreUnavailableError
 from headwater.interning import Texts
-from headwater.online.commands import CHUNK, Commands, evalsha, mget, msetnx
+from headwater.online.cluster import SLICE, Cluster
+from headwater.online.commands import CHUNK, Commands, each, evalsha, mget, msetnx, slots
+from headwater.online.connect import Client, script, store_errors
 
 SCRIPTS = ("write_rows", "write_sections", "raise_clock", "expire_sections")
-#: Bytes sent under one time limit.
-SLICE = 1 << 20
 #: Keys whose values are asked for before the first is read: they wait in the server's memory.
 READ_AHEAD = 10_000
-
-
-def script(name: str) -> str:
-    """The text of a Lua script of this package."""
-    return (files("headwater.online") / f"{name}.lua").read_text()
 
 
 def clock_key(project: str) -> str:
@@ -30,38 +23,23 @@ def clock_key(project: str) -> str:
     return f"headwater:{project}:clocks"
 
 
-def connect(url: str, timeout_seconds: float = 5.0) -> redis.Redis:
-    """A client with bounded waits. Raises StoreUnavailableError where nothing answers."""
-    client = redis.Redis.from_url(
-        url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds
-    )
-    with store_errors():
-        client.ping()
-    return client
-
-
-@contextmanager
-def store_errors() -> Iterator[None]:
-    """Redis's failures, as the error that says to try again."""
-    try:
-        yield
-    except redis.RedisError as error:
-        raise StoreUnavailableError(
-            f"Redis did not take the request ({type(error).__name__}: {error}); "
-            "check REDIS_URL and that the server is up"
-        ) from error
-
-
 class OnlineWriter:
     """Writes packed values. Every call is atomic for each key and may be repeated freely."""
 
-    def __init__(self, client: redis.Redis, project: str) -> None:
+    def __init__(self, client: Client, project: str) -> None:
         self.client = client
         self.project = project
         self._scripts = {name: client.register_script(script(name)) for name in SCRIPTS}
+        self._cluster: Cluster | None = None
+        if isinstance(client, RedisCluster):
+            self._cluster = Cluster(client, *SCRIPTS)
+        # A cluster takes a command only where all of its keys are in one slot.
+        self._chunk = 1 if self._cluster else CHUNK
 
     def write_rows(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> int:
         """Packed rows under their keys; an older row never replaces a newer. Returns rows taken."""
+        if self._cluster:
+            return sum(self._each("write_rows", keys, rows))
         taken = 0
         with store_errors():
             for at in range(0, len(keys), CHUNK):
@@ -75,7 +53,10 @@ class OnlineWriter:
         MSETNX takes a chunk whole where every key is new, at a fraction of the script's cost;
         the other chunks go through the script, where an older row never replaces a newer.
         """
-        replies = self.run(msetnx(prefix, keys, rows))
+        replies = self.run(self._keyed(msetnx(prefix, keys, rows, self._chunk), prefix, keys))
+        if self._cluster and not all(map(int, replies)):
+            self.run(self.rows(prefix, keys, rows))
+            return
         for i in [i for i, taken in enumerate(replies) if not int(taken)]:
             cut = slice(i * CHUNK, (i + 1) * CHUNK + 1)
             self.run(self.rows(prefix, Texts(keys.data, keys.at[cut]),
@@ -83,33 +64,55 @@ class OnlineWriter:
 
     def rows(self, prefix: bytes, keys: Texts, rows: Texts) -> Commands:
         """What writes packed rows under `<prefix>{<text>}`; each reply is how many were taken."""
-        return evalsha(self._scripts["write_rows"].sha, prefix, keys, rows)
+        return self._evalsha("write_rows", prefix, keys, rows)
 
     def sections(self, prefix: bytes, keys: Texts, values: Texts) -> Commands:
         """What writes values of one section each; a reply lists what a higher offset refused."""
-        return evalsha(self._scripts["write_sections"].sha, prefix, keys, values)
+        return self._evalsha("write_sections", prefix, keys, values)
+
+    def _evalsha(self, name: str, prefix: bytes, keys: Texts, values: Texts) -> Commands:
+        calls = evalsha(self._scripts[name].sha, prefix, keys, values, self._chunk)
+        return self._keyed(calls, prefix, keys)
+
+    def _keyed(self, commands: Commands, prefix: bytes, keys: Texts) -> Commands:
+        """For a cluster, with the slots of the keys."""
+        return commands._replace(slots=slots(prefix, keys)) if self._cluster else commands
+
+    def _each(self, name: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> list[Any]:
+        """A script on each key, for a cluster."""
+        sha = self._scripts[name].sha
+        calls = [
+            ("EVALSHA", sha, "1", key, argument)
+            for key, argument in zip(keys, arguments, strict=True)
+        ]
+        return self.run(each(calls, keys))
 
     def run(self, commands: Commands) -> list[Any]:
         """Send commands in one go; their replies. Errors are raised after the last reply."""
         with store_errors():
-            replies = self._run(commands)
-            if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
-                # A server that restarted has forgotten the scripts; what was written stays right.
-                for script_ in self._scripts.values():
-                    self.client.script_load(script_.script)
-                replies = self._run(commands)
+            replies = self._cluster.run(commands) if self._cluster else self._run(commands)
             for reply in replies:
                 if isinstance(reply, Exception):
                     raise reply
         return replies
 
     def _run(self, commands: Commands) -> list[Any]:
-        pool = self.client.connection_pool
+        """On the one server."""
+        replies = self._sent(commands)
+        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+            # A server that restarted has forgotten the scripts; what was written stays right.
+            for script_ in self._scripts.values():
+                self.client.script_load(script_.script)
+            replies = self._sent(commands)
+        return replies
+
+    def _sent(self, commands: Commands) -> list[Any]:
+        pool = self.client.connection_pool  # type: ignore[union-attr]
         connection = pool.get_connection()
         try:
             data = memoryview(commands.data)  # type: ignore[arg-type]
             # A time limit is one of a slice, not of however much there is.
-            connection.send_packed_command(  # type: ignore[no-untyped-call]
+            connection.send_packed_command(
                 [data[at : at + SLICE] for at in range(0, len(data), SLICE)]
             )
             replies: list[Any] = []
@@ -119,7 +122,7 @@ class OnlineWriter:
                 except redis.ResponseError as error:
                     replies.append(error)
         except BaseException:
-            connection.disconnect()  # type: ignore[no-untyped-call]
+            connection.disconnect()
             raise
         finally:
             pool.release(connection)
@@ -130,12 +133,14 @@ class OnlineWriter:
         found: list[bytes | None] = []
         for at in range(0, len(keys), READ_AHEAD):
             part = Texts(keys.data, keys.at[at : at + READ_AHEAD + 1])
-            for values in self.run(mget(prefix, part)):
+            for values in self.run(self._keyed(mget(prefix, part, self._chunk), prefix, part)):
                 found += values
         return found
 
     def expire(self, keys: Sequence[bytes], cuts_us: Sequence[int]) -> int:
         """Delete windowed values all of whose tiles begin before a time each; returns how many."""
+        if self._cluster:
+            return sum(self._each("expire_sections", keys, [b"%d" % cut for cut in cuts_us]))
         gone = 0
         with store_errors():
             for at in range(0, len(keys), CHUNK):
@@ -145,6 +150,8 @@ class OnlineWriter:
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of keys, None where there is none."""
+        if self._cluster:
+            return self.run(each([("GET", key) for key in keys], keys))
         found: list[bytes | None] = []
         with store_errors():
             for at in range(0, len(keys), CHUNK):
@@ -171,22 +178,44 @@ class OnlineWriter:
             clocks[stage, view] = int(value)
         return clocks
 
+    def scanned(self) -> list[redis.Redis]:
+        """A client of each server whose keys SCAN gives: the one, or all of a cluster's."""
+        if self._cluster:
+            with store_errors():
+                return self._cluster.primaries()
+        return [self.client]  # type: ignore[list-item]
+
     def delete_prefix(
         self, prefix: bytes, unlink: Callable[[Sequence[bytes]], int] | None = None
     ) -> int:
         """Delete every key of one view's prefix and no other; returns how many there were.
 
         unlink: deletes some keys and returns how many there were, in place of Redis's UNLINK.
+        Raises StoreUnavailableError while a cluster moves slots: SCAN may miss keys on their way.
         """
-        delete: Any = unlink or (lambda keys: self.client.unlink(*keys))
         deleted = 0
         with store_errors():
+            while True:
+                before = self._cluster.settled() if self._cluster else []
+                deleted += self._delete_prefix(prefix, unlink or self._unlink)
+                if not self._cluster or self._cluster.settled() == before:
+                    return deleted
+
+    def _delete_prefix(self, prefix: bytes, unlink: Callable[[Sequence[bytes]], int]) -> int:
+        deleted = 0
+        for server in self.scanned():
             batch: list[bytes] = []
-            for key in self.client.scan_iter(match=bytes(prefix) + b"{*", count=1000):
+            for key in server.scan_iter(match=bytes(prefix) + b"{*", count=1000):
                 batch.append(key)
                 if len(batch) == CHUNK:
-                    deleted += int(delete(batch))
+                    deleted += int(unlink(batch))
                     batch = []
             if batch:
-                deleted += int(delete(batch))
+                deleted += int(unlink(batch))
         return deleted
+
+    def _unlink(self, keys: Sequence[bytes]) -> int:
+        if self._cluster:
+            return sum(self.run(each([("UNLINK", key) for key in keys], keys)))
+        found: Any = self.client.unlink(*keys)
+        return int(found)

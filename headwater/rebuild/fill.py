@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import redis
 
 from headwater.catalog import Catalog, StreamSourcePlan, ViewPlan
 from headwater.codec import key_prefix
@@ -25,6 +24,7 @@ from headwater.offline.replay import (
     count_history,
     read_history,
 )
+from headwater.online.connect import Client
 from headwater.online.progress import Place, Progress, history
 from headwater.online.sinks import Batch, Sink, make_sink, write
 from headwater.online.writer import OnlineWriter
@@ -58,7 +58,7 @@ class Rebuilder:
     """Fills the state of some views (all that Kafka feeds, without names)."""
 
     def __init__(
-        self, catalog: Catalog, client: redis.Redis, views: Iterable[str] | None = None,
+        self, catalog: Catalog, client: Client, views: Iterable[str] | None = None,
         report: Report | None = None, cache_bytes: int = 512 << 20,
         window_rows: int = WINDOW_ROWS, write_rows: int = WRITE_ROWS,
     ) -> None:  # fmt: skip

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import redis
-
 from headwater.catalog import Catalog
 from headwater.codec import key_prefix
+from headwater.online.connect import Client, store_errors
 from headwater.online.progress import Progress
-from headwater.online.writer import OnlineWriter, store_errors
+from headwater.online.writer import OnlineWriter
 from headwater.rebuild.lock import RebuildLock
 
 #: How long state stays after it was noted that nothing uses it.
@@ -23,7 +22,7 @@ GRACE_SECONDS = 300
 class Retired:
     """The prefixes of state that no view of the catalogue has, and since when (Unix seconds)."""
 
-    def __init__(self, catalog: Catalog, client: redis.Redis) -> None:
+    def __init__(self, catalog: Catalog, client: Client) -> None:
         self._client, self._key = client, f"headwater:{catalog.project}:retired"
         self._project = catalog.project
         self._used = {key_prefix(catalog.project, view) for view in catalog.views.values()}
