@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# uv where it is, since it is quick; else pip, with the same files.
+INSTALL = $(if $(shell command -v uv),uv pip install -q --python $(BIN)/python,$(BIN)/python -m pip install -q --disable-pip-version-check)
 
 .PHONY: help demo test lint bench soak requirements
 
@@ -8,33 +10,38 @@ help: ## say what each target does
 
 .venv: requirements.txt pyproject.toml ## make the virtual environment from the pinned requirements
 	@echo "Installing into .venv (pinned by hash) ..."
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	@if command -v uv >/dev/null; then uv pip install -q --python .venv/bin/python --require-hashes -r requirements.txt; \
-	else $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt; fi
-	@if command -v uv >/dev/null; then uv pip install -q --python .venv/bin/python --no-deps -e .; \
-	else $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .; fi
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(INSTALL) --require-hashes -r requirements.txt
+	@$(INSTALL) --no-deps -e .
 	@touch .venv
+
+.venv/dev: .venv requirements-dev.txt # what tests and benchmarks need besides
+	@echo "Installing what the tests need ..."
+	@$(INSTALL) --require-hashes -r requirements-dev.txt
+	@touch .venv/dev
 
 demo: .venv ## the whole of Headwater on a year of flights (ONCE=1: end by itself)
 	@$(BIN)/headwater demo $(if $(ONCE),--once)
 
-test: .venv lint ## lint, types and every test
+test: .venv/dev lint ## lint, types and every test
 	$(BIN)/python -m pytest
 
-lint: .venv ## ruff, mypy and import-linter
+lint: .venv/dev ## ruff, mypy and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv ## the benchmarks, side by side on this machine (QUICK=1: minutes)
+bench: .venv/dev ## the benchmarks, side by side on this machine (QUICK=1: minutes)
 	@set -e; for f in tests/benchmarks/bench_*.py; do \
 	  $(BIN)/python $$f $(if $(QUICK),--quick); done
 	@echo "The tables and their numbers are in bench/."
 
-soak: .venv ## long fault and load runs
+soak: .venv/dev ## long fault and load runs
 	$(BIN)/python -m pytest tests/soak -p no:cacheprovider
 
 requirements: ## resolve and pin the dependencies again
+	uv pip compile -q --generate-hashes --extra fast --extra postgres --extra demo --universal \
+	  --python-version 3.11 --no-emit-index-url --no-header pyproject.toml -o requirements.txt
 	uv pip compile -q --generate-hashes --all-extras --universal --python-version 3.11 \
-	  --no-emit-index-url --no-header pyproject.toml -o requirements.txt
+	  --no-emit-index-url --no-header -c requirements.txt pyproject.toml -o requirements-dev.txt
