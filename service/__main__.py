@@ -34,7 +34,7 @@ def main() -> int:
     http = protocol.bound_to(
         service.vectors,
         settings.max_body_bytes,
-        lambda headers: refuse(service.access, "/get-online-features", headers),
+        lambda headers: refuse(service.access, "POST", "/get-online-features", headers),
     )
     # What lives from now on lives long: a collection need not look through it again.
     gc.collect()

@@ -13,8 +13,9 @@ from headwater.errors import SettingError
 from headwater.settings import Settings
 
 SCOPES = ("read", "write", "admin")
-#: What a route needs; what is not named needs "read", and what is None needs nothing.
+#: What a route needs; None needs nothing. What is not named needs "read" to look and "write" to do.
 ROUTES: dict[str, str | None] = {
+    "/get-online-features": "read",
     "/health": None,
     "/ready": None,
     "/push": "write",
@@ -36,6 +37,11 @@ class Refusal(NamedTuple):
 
     status: int
     detail: str
+
+
+def scope_of(method: str, path: str) -> str | None:
+    """The scope that a request needs."""
+    return ROUTES.get(path, "read" if method in {"GET", "HEAD"} else "write")
 
 
 class Access:

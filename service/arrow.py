@@ -8,6 +8,7 @@ PRESENT, and behind it `<name>__status`, a dictionary of Feast's names; last, fo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,12 @@ from headwater.online.columns import STATUS_NAMES, ViewColumns
 from service.requests import FeaturePlan
 
 MEDIA_TYPE = "application/vnd.apache.arrow.stream"
-_NAMES = pa.array(STATUS_NAMES)
+
+
+@cache
+def _names() -> pa.Array:
+    # Not at import: the first array that pyarrow makes loads pandas.
+    return pa.array(STATUS_NAMES)
 
 
 def stream(
@@ -47,7 +53,7 @@ def stream(
                 found[output.read], output.at, fields[read.features[output.at]], n
             )
         columns[output.name] = array
-        columns[f"{output.name}__status"] = pa.DictionaryArray.from_arrays(codes, _NAMES)
+        columns[f"{output.name}__status"] = pa.DictionaryArray.from_arrays(codes, _names())
     for read, view_columns in zip(plan.reads, found, strict=True):
         times = np.asarray(view_columns.event_us, np.int64)
         columns[f"{read.alias}__event_timestamp"] = pa.array(times, mask=times == 0).cast(TIMESTAMP)

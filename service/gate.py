@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access import ROUTES, Access
+from service.access import ROUTES, Access, scope_of
 from service.metrics import Metrics
 from service.replies import Reply, failed
 
@@ -32,7 +32,7 @@ class Gate:
             await send(message)
 
         path = scope["path"]
-        refused = refuse(self._access, path, scope["headers"])
+        refused = refuse(self._access, scope["method"], path, scope["headers"])
         if refused is None and self._under_way >= self._limit and ROUTES.get(path, "") is not None:
             refused = failed(f"{self._under_way} requests are under way", 503, 1)
         self._under_way += 1
@@ -49,9 +49,9 @@ class Gate:
             )
 
 
-def refuse(access: Access, path: str, headers: Any) -> Reply | None:
+def refuse(access: Access, method: str, path: str, headers: Any) -> Reply | None:
     """The answer to a request that may not; None where it may."""
-    scope = ROUTES.get(path, "read")
+    scope = scope_of(method, path)
     if scope is None or not access:
         return None
     refusal = access.refuse(headers, scope)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
+from headwater.client import AsyncClient, Client
+from headwater.errors import BadRequestError
 from tests.serving import project
 from tests.serving.server import Running, serve, until
 
@@ -222,3 +227,35 @@ def test_what_is_served_is_counted(running: Running, redis_client: redis.Redis) 
     for users in ([9999], [9998, 9997, 9996]):
         running.features(["doubles:d1"], {"user_id": users})
     assert {name: count(name) - before[name] for name in names} == names
+
+
+def test_the_light_client_reads_and_pushes_without_feast(running: Running) -> None:
+    with Client(running.url, timeout_seconds=10) as client:
+        found = client.features({"user_id": [1, 5]}, features=["doubles:d2", "numbers:i64"])
+        direct = running.features(["doubles:d2", "numbers:i64"], {"user_id": [1, 5]}).columns()
+        assert found.to_dict() == {name: column["values"] for name, column in direct.items()}
+        assert found.columns["d2"].statuses == ["PRESENT", "NOT_FOUND"]
+        assert found.to_pandas()["user_id"].tolist() == [1, 5]
+        table = client.arrow({"user_id": [1, 5]}, service="renamed")
+        assert table["d1"].to_pylist()[1] is None
+        rows = pushed(505, 4)["df"]
+        assert client.push("numbers_push", rows)["state"] == "written"
+        assert client.features({"user_id": [505]}, features=["numbers:i32"]).to_dict()["i32"] == [4]
+        with pytest.raises(BadRequestError, match="nope") as refused:
+            client.features({}, features=["nope:x"])
+        assert refused.value.status == 404
+        with pytest.raises(BadRequestError, match="nope"):
+            client.push("nope", {})
+
+    async def alike() -> None:
+        async with AsyncClient(running.url, timeout_seconds=10) as other:
+            again = await other.features({"user_id": [1, 5]}, features=["doubles:d2"])
+            assert again.columns["d2"] == found.columns["d2"]
+            assert (await other.arrow({"user_id": [1]}, service="renamed")).num_rows == 1
+            assert (await other.push("numbers_push", rows))["state"] == "written"
+
+    asyncio.run(alike())
+    script = (
+        "import sys, headwater.client; sys.exit('feast' in sys.modules or 'numba' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-P", "-c", script], check=False).returncode == 0
