@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import os
 import shutil
@@ -138,24 +137,17 @@ class TrainingSets:
         else:
             shutil.rmtree(self.folder(name))
 
-    def close(self) -> None:
-        for process in self._processes.values():
-            if process.poll() is None:
-                process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(5)
-
 
 def add(app: FastAPI, repo: Path, catalog: Callable[[], Catalog], max_body_bytes: int) -> None:
     """Add the routes; `catalog` gives the catalogue that is in use."""
     jobs = TrainingSets(repo)
-    app.router.add_event_handler("shutdown", jobs.close)
 
     @app.post("/api/v1/training-sets", openapi_extra=_EXAMPLE, tags=["training"], status_code=202)
     async def start_training_set(request: Request) -> Response:
         """Start a training set; entities as columns, or as a Parquet body with the rest in the
         query. Answers with the job's id at once."""
-        spec, labels = await _asked(request, max_body_bytes)
+        data = await _body(request, max_body_bytes)
+        spec, labels = await asyncio.to_thread(_asked, request, data)
         name = await asyncio.to_thread(jobs.start, catalog(), spec, labels)
         place = f"/api/v1/training-sets/{name}"
         body = orjson.dumps({"id": name, "state": "queued", "status": place})
@@ -193,11 +185,17 @@ def _done(jobs: TrainingSets, name: str) -> None:
         raise BadRequestError(f"training set {name!r} is {state}, not done", 409)
 
 
-async def _asked(request: Request, limit: int) -> tuple[Spec, pa.Table]:
+async def _body(request: Request, limit: int) -> bytes:
+    data = b""
+    async for part in request.stream():
+        data += part
+        if len(data) > limit:
+            raise BadRequestError(f"the body is larger than {limit} bytes", 413)
+    return data
+
+
+def _asked(request: Request, data: bytes) -> tuple[Spec, pa.Table]:
     """The spec and the labels of a request. Raises BadRequestError for what makes no sense."""
-    data = await request.body()
-    if len(data) > limit:
-        raise BadRequestError(f"the body is larger than {limit} bytes", 413)
     if request.headers.get("content-type", "").startswith(_PARQUET):
         asked: dict[str, Any] = dict(request.query_params)
         for name in ("features", "label_windows"):

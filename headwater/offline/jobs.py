@@ -26,10 +26,10 @@ import pyarrow.parquet as pq
 
 from headwater.catalog import Catalog
 from headwater.errors import HeadwaterError
-from headwater.offline.checks import references, service_features, stored_views
+from headwater.offline.checks import feature_names, references, service_features, stored_views
 from headwater.offline.frames import TIME_COLUMN, read_labels
 from headwater.offline.label_values import LabelWindow, label_columns
-from headwater.offline.manifest import Manifest, make_manifest, sources, versions_of
+from headwater.offline.manifest import Manifest, make_manifest, sources, stamp, versions_of
 from headwater.offline.point_in_time import AsOf, Past
 from headwater.offline.scan import open_view
 from headwater.offline.training_set import (
@@ -74,6 +74,8 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
             else tuple(references(catalog, self.features))
         )
         windows = tuple(LabelWindow.parse(text) for text in self.label_windows)
+        for window in windows:
+            feature_names(catalog, window.view)
         return Request(wanted, self.full_feature_names, windows, self.bootstrap)
 
     @property
@@ -121,12 +123,12 @@ class Job:
         self.out = Path(spec.out)
         self.folder = self.out.with_name(f".{self.out.name}.job")
         self._listen, self._start = listen, time.monotonic()
-        held = self._held()
-        self.status = Status(held.get("id") or uuid.uuid4().hex[:12])
-        # The sources are pinned at the job's first start, so that a resumed one sees the same.
         wanted = [r.view for r, _ in stored_views(catalog, self.request.features)]
         wanted += [w.view for w in self.request.label_windows]
         self._views = sorted(set(wanted))
+        held = self._held()
+        self.status = Status(held.get("id") or uuid.uuid4().hex[:12])
+        # The sources are pinned at the job's first start, so that a resumed one sees the same.
         pinned = held.get("versions")
         self.versions: dict[str, int] = versions or pinned or versions_of(catalog, self._views)
         self._past = Past(spec.as_of, self.versions, memory, self._progress, self._warn)
@@ -139,8 +141,8 @@ class Job:
         labels = prepare(self.catalog, self.request, labels, TIME_COLUMN, self._past)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._keep()
-        columns = self._columns(labels)
         before = sources(self.catalog, self._views, self.versions)
+        columns = self._columns(labels)
         files, profiles = self._write(labels, columns)
         manifest = make_manifest(
             self.catalog, self.spec, self.status, before, self._views, files, profiles,
@@ -157,6 +159,8 @@ class Job:
         rows = labels
         for name in self._views:
             view = self.catalog.views[name]
+            if view.batch and view.batch.format == "query":
+                continue  # how many rows it has is known when it has run
             once = 1 if view.kind == "window" else 2
             rows += once * open_view(self.catalog, view, self.versions).rows()
         return rows
@@ -282,12 +286,11 @@ class Job:
         (self.folder / "job.json").write_text(json.dumps(note))
 
     def _work(self) -> str:
-        """The same spec over the same catalogue and the same labels."""
-        stamp = ""
-        path = Path(self.spec.entities)
-        if self.spec.entities.endswith(".parquet") and path.exists():
-            stamp = f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
-        return f"{self.spec.identity}-{self.catalog.version}-{stamp}"
+        """The same spec over the same catalogue, labels and files; logs are pinned by version."""
+        stamps = json.dumps(sources(self.catalog, self._views, {}), sort_keys=True)
+        labels = json.dumps(stamp(self.spec.entities))
+        text = f"{self.spec.identity} {self.catalog.version} {labels} {stamps}"
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def read_set(out: Path) -> pa.Table:

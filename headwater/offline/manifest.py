@@ -130,7 +130,7 @@ def sources(
     return {
         name: [
             {"path": path, "delta_version": versions.get(path)} if kind == "delta"
-            else {"path": path, **_stamp(path)}
+            else {"path": path, **stamp(path)}
             for kind, path, _ in _places(catalog, catalog.views[name])
         ]
         for name in views
@@ -150,7 +150,7 @@ def _place(source: BatchSourcePlan) -> tuple[str, str, str]:
     return source.format, source.path or source.query, source.s3_endpoint
 
 
-def _stamp(path: str) -> dict[str, Any]:
+def stamp(path: str) -> dict[str, Any]:
     """A digest of a file's, or of a folder's files', names, sizes and times; {} elsewhere."""
     root = Path(path)
     if "://" in path or not root.exists():
@@ -177,7 +177,7 @@ def _gone(source: Mapping[str, Any]) -> list[str]:
         if lost:
             return [f"{lost} of {len(files)} files of version {version} of {path} were vacuumed"]
         return []
-    if source.get("stamp") and _stamp(path).get("stamp") != source["stamp"]:
+    if source.get("stamp") and stamp(path).get("stamp") != source["stamp"]:
         there = "://" in path or Path(path).exists()
         return [f"{path} {'has changed' if there else 'is gone'}"]
     return []

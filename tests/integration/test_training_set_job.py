@@ -157,6 +157,25 @@ def test_a_stopped_job_goes_on_with_what_it_has(catalog: Catalog, spec: Spec) ->
     assert pq.read_table(spec.out).num_rows == 300
 
 
+def test_a_stopped_job_starts_over_where_a_file_has_changed(
+    catalog: Catalog, spec: Spec, tmp_path: Path
+) -> None:
+    def stop(status: Status) -> None:
+        if status.step == "windows":
+            raise CancelledError("enough")
+
+    first = Job(catalog, spec, listen=stop)
+    with pytest.raises(CancelledError):
+        first.run()
+    rows = pq.read_table(tmp_path / "rows.parquet")
+    doubled = pa.array(rows["score"].to_numpy() * 2)
+    pq.write_table(rows.set_column(1, "score", doubled), tmp_path / "rows.parquet")
+    assert Job(catalog, spec).run().data["id"] != first.status.id
+    wanted = msgspec.structs.replace(spec, out=spec.out + ".wanted")
+    Job(catalog, wanted).run()
+    assert pq.read_table(spec.out).equals(pq.read_table(wanted.out))
+
+
 def test_the_same_bytes_are_made_again_from_the_log_as_it_was(
     catalog: Catalog, spec: Spec, tmp_path: Path
 ) -> None:
@@ -283,6 +302,7 @@ def test_leaks_are_warned_about_with_figures(catalog: Catalog, tmp_path: Path) -
         ({"service": "", "features": ("windows:cuont_6h",)}, "did you mean 'count_6h'"),
         ({"service": "", "features": ("window:x",)}, "did you mean 'windows'"),
         ({"features": ("windows:*",)}, "one of them"),
+        ({"label_windows": ("x=windws:count():1h",)}, "did you mean 'windows'"),
         ({"service": "", "features": ("windows",)}, "is no 'view:feature'"),
     ],
 )
