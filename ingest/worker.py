@@ -337,6 +337,8 @@ class Worker:
         """Whether this worker, or for other partitions another one, has got to the ends."""
         if any(self.positions.get(tp, end) < end for tp, end in ends.items()):
             return False
+        if self.takeover.pending:
+            return False  # what Redis lost, or a new view lacks, has yet to come from the log
         others = [tp for tp in ends if tp not in self.positions]
         if not others:
             return True

@@ -323,9 +323,7 @@ class ConfluentConsumer:
             self._producer.init_transactions(TIMEOUT_SECONDS)
         try:
             self._send(dead)
-            self._producer.send_offsets_to_transaction(
-                offsets, self._client.consumer_group_metadata(), TIMEOUT_SECONDS
-            )
+            self._producer.send_offsets_to_transaction(offsets, self._member(), TIMEOUT_SECONDS)
             self._producer.commit_transaction(TIMEOUT_SECONDS)
         except Exception:
             # The next producer ends what this one left open before it begins.
@@ -335,6 +333,16 @@ class ConfluentConsumer:
             except KafkaException:
                 logger.debug("the transaction ends with its time-out", exc_info=True)
             raise
+
+    def _member(self) -> Any:
+        """This member of the group, for the broker to fence. Raises FencedError where it is none:
+        the broker takes offsets of such a one, which passes for a client without a group.
+        """
+        member = self._client.memberid()
+        found = self._client.consumer_group_metadata()
+        if not member or self._client.memberid() != member:
+            raise FencedError("the group moved on without this worker (its session is over)")
+        return found
 
     def _send(self, dead: Sequence[DeadLetter]) -> None:
         refused: list[tuple[str, KafkaError]] = []

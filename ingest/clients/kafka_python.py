@@ -195,8 +195,12 @@ class KafkaPythonConsumer:
                     self._servers, f"{self._group}-{uuid.uuid4()}",
                     {**self._version, **for_kafka_python(self._options, producer=True)},
                 )  # fmt: skip
+            group = self._client.group_metadata()
+            if group.generation_id < 0:
+                # The broker takes offsets of such a one: it passes for a client without a group.
+                raise FencedError("the group moved on without this worker (its session is over)")
             try:
-                self._producer.commit(dead, offsets, self._client.group_metadata())
+                self._producer.commit(dead, offsets, group)
             except Exception:
                 # The next one ends what this one left open before it begins.
                 self._producer.close(timeout=1)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest.__main__ import main
-from ingest.clients import confluent, dead_letters
+from ingest.clients import dead_letters
 
 _CONSUMERS = {
     "kafka-python": "ingest.clients.kafka_python:KafkaPythonConsumer",
@@ -124,8 +124,7 @@ def run(words: Sequence[str], env: Mapping[str, str], crash: str, clock: Path) -
     os.environ.clear()
     os.environ.update(env)
     # What a killed worker left open is aborted sooner, so that the next one need not wait.
-    for client in (confluent, dead_letters):
-        client.TRANSACTION_TIMEOUT_MS = 3000
+    dead_letters.TRANSACTION_TIMEOUT_MS = 3000
     bend_clock(clock)
     if crash:
         arm(crash, env.get("HEADWATER_KAFKA_CLIENT", "kafka-python"))

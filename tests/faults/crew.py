@@ -20,7 +20,7 @@ from tests.faults import crashing_worker
 from tests.processes import Programs
 
 Worker = ForkServerProcess
-END_SECONDS = 60.0
+END_SECONDS = 120.0
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(
     ["__main__", "tests.faults.crashing_worker", "ingest.clients.kafka_python"]

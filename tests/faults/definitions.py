@@ -49,7 +49,7 @@ def aggregation(function: str, column: str, window: timedelta | None, slide: tim
 
 
 TYPES = {"amount": Float64, "twice": Float64, "rest": Float64, "seconds": Float64,
-         "quantity": Int32, "label": String, "page": String, "ok": Bool}  # fmt: skip
+         "quantity": Int32, "half": Int32, "label": String, "page": String, "ok": Bool}  # fmt: skip
 
 
 def feature(a: Aggregation) -> Field:
@@ -121,8 +121,13 @@ def large(events):
     return kept[["device_id"]].assign(rest=kept["amount"] - 10.0)
 
 
+def halved(events):
+    """Pandas mode on whole numbers that have nulls, the key among them."""
+    return events[["user_id"]].assign(half=events["quantity"] // 2)
+
+
 # As Feast's decorator does: without it dill would keep the name of this module, not the code.
-doubled.__module__ = large.__module__ = "__main__"
+doubled.__module__ = large.__module__ = halved.__module__ = "__main__"
 
 doubled_windows = windows(
     "doubled_windows", [user], actions,
@@ -133,6 +138,11 @@ large_windows = windows(
     "large_windows", [device], actions,
     [aggregation(f, "rest", HOUR, MINUTE) for f in ["count", "sum", "last"]],
     mode="pandas", udf=large, udf_string="large",
+)  # fmt: skip
+halved_windows = windows(
+    "halved_windows", [user], actions,
+    [aggregation(f, "half", HOUR, MINUTE) for f in ["count", "sum", "min", "last"]],
+    mode="pandas", udf=halved, udf_string="halved",
 )  # fmt: skip
 user_latest = StreamFeatureView(
     name="user_latest",

@@ -1,4 +1,4 @@
-"""Events for the fault tests: nulls, disorder, ties, duplicates, late, future and broken ones."""
+"""Events for the fault tests: nulls, disorder, ties, duplicates, late, future, broken, aborted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import confluent_kafka
 from kafka import KafkaProducer
 
 from tests.faults.project import PARTITIONS
@@ -44,6 +45,15 @@ class Feed:
         )  # fmt: skip
         for topic in self._topics:
             self._producer.partitions_for(topic)
+        self._undecided = confluent_kafka.Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "transactional.id": f"{run}-undecided",
+                "transaction.timeout.ms": 10_000,
+                "log_level": 0,
+            }
+        )
+        self._undecided.init_transactions(60)
         self._start = time.time_ns() // 1000 - span_us
         self._recent: list[tuple[int, bytes]] = []
         self.sent = 0
@@ -53,6 +63,7 @@ class Feed:
         now = time.time_ns() // 1000
         step = max(1, (now - self._start) // (3 * events))
         futures = []
+        self._abort()
         for _ in range(events):
             self._start = min(now, self._start + self._chance.randrange(6 * step + 1))
             futures.append(self._one())
@@ -60,6 +71,17 @@ class Feed:
         for future in futures:
             future.get(400)
         self.sent += events
+
+    def _abort(self) -> None:
+        """Events of a transaction that is aborted: they take offsets, and nobody may see them."""
+        self._undecided.begin_transaction()
+        for number in (0, 1, 2):
+            self._undecided.produce(
+                self._topics[number], json.dumps(self._body(number)).encode(),
+                partition=self._chance.randrange(PARTITIONS),
+            )  # fmt: skip
+        self._undecided.flush()
+        self._undecided.abort_transaction(60)
 
     def close(self) -> None:
         self._producer.close()

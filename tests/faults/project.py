@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from headwater import catalog as plans
@@ -22,11 +23,18 @@ entity_key_serialization_version: 3
 """
 
 
+def define(folder: Path, run: str = RUN, without: Sequence[str] = ()) -> None:
+    """Write the definitions, for the topics of a run, without some of the views."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "feature_store.yaml").write_text(YAML)
+    text = Path(__file__).with_name("definitions.py").read_text().replace(RUN, run)
+    left_out = "".join(f"del {name}\n" for name in without)
+    (folder / "definitions.py").write_text(text + left_out)
+
+
 def applied(folder: Path) -> Path:
     """A repository whose registry holds the definitions."""
-    folder.mkdir(parents=True)
-    (folder / "feature_store.yaml").write_text(YAML)
-    shutil.copy(Path(__file__).with_name("definitions.py"), folder / "definitions.py")
+    define(folder)
     Programs(folder, {}).headwater("apply")
     catalog_cache.load(folder)
     return folder

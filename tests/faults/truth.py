@@ -189,10 +189,16 @@ def _large(fields: dict[str, Any]) -> dict[str, Any] | None:
     return {"device_id": fields["device_id"], "rest": amount - 10.0}
 
 
+def _halved(fields: dict[str, Any]) -> dict[str, Any]:
+    quantity = fields["quantity"]
+    return {"user_id": fields["user_id"], "half": None if quantity is None else quantity // 2}
+
+
 #: What the definitions' transformations do to one event; None drops it.
 TRANSFORMED: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
     "doubled_windows": _doubled,
     "large_windows": _large,
+    "halved_windows": _halved,
 }
 
 

@@ -434,6 +434,28 @@ def test_a_fenced_commit_leaves_no_dead_letters(group: Group) -> None:
     assert sorted(str(m[1]) for m in _dead(group, topic, 2)) == ["b'k'", "b'later'"]
 
 
+def test_one_that_knows_its_session_is_over_leaves_no_dead_letters(group: Group) -> None:
+    """The broker would take them: so does a client commit that is in no group."""
+    group.make()
+    group.send(b"a", b"b")
+    consumer, tp, topic = group.member(), group.partition(), f"{group.topic}.dead-letter"
+    taken(consumer, 2)
+    consumer.commit({tp: Committed(1, "")}, _letters(topic)[:1])
+    client: Any = consumer._client  # type: ignore[attr-defined]
+    group.expel()
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while (
+        client.memberid()
+        if group.kind == "confluent-kafka"
+        else (client.group_metadata().generation_id >= 0)
+    ):
+        assert time.monotonic() < deadline, "no heartbeat told of it"
+        time.sleep(0.05)
+    with pytest.raises(FencedError, match="session"):
+        consumer.commit({tp: Committed(2, "")}, [DeadLetter(topic, Original(b"zombie", b"", []))])
+    assert consumer.committed([tp]) == {tp: Committed(1, "")}
+
+
 def test_many_dead_letters_at_once(group: Group) -> None:
     group.make()
     group.send(b"a")

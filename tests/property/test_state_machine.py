@@ -317,6 +317,23 @@ def test_what_was_read_from_a_redis_that_had_lost_its_data_is_not_written(
     engine.teardown()
 
 
+def test_what_a_zombie_writes_late_replaces_nothing_newer(store: LocalRedis) -> None:
+    Engine.url = store.url
+    engine = Engine()
+    event = {"user_id": 0, "at": -MINUTE, "x": 1.0, "s": "a"}
+    engine.join(True)
+    engine.produce(PARTS[0], [event])
+    (zombie,) = engine.workers
+    zombie.turn(0)
+    zombie.turn(50)
+    engine.join(True)
+    engine.produce(PARTS[0], [event])
+    _cycles(engine.workers[1], 4)
+    zombie.work("redis")
+    engine.every_section_is_a_function_of_its_partitions_prefix()
+    engine.teardown()
+
+
 def _cycles(worker: ModelWorker, turns: int) -> None:
     for _ in range(turns):
         worker.turn(50)
