@@ -52,6 +52,9 @@ class SentinelLink(Link):
             host, port = await self._sentinels.discover_master(self._service)
         except redis.RedisError as error:
             raise ConnectionError(f"no sentinel names it ({error})") from None
+        finally:
+            for sentinel in self._sentinels.sentinels:
+                await sentinel.aclose()
         self._options |= {"host": host, "port": port}
         return await super()._handshake()
 
