@@ -18,6 +18,7 @@ from headwater import __version__, catalog_cache
 from headwater.catalog import Catalog
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
 from headwater.offline.materialize import materialize
+from headwater.online.cluster_link import ClusterLink, open_link
 from headwater.online.columns import warm
 from headwater.online.connect import connect
 from headwater.online.link import Link
@@ -62,10 +63,10 @@ class Service:
 
     def start(self) -> None:
         """Connect; inside the event loop."""
-        self.vectors.link = Link(self.url, self.settings.redis_timeout_seconds)
+        self.vectors.link = open_link(self.url, self.settings.redis_timeout_seconds)
 
     @property
-    def link(self) -> Link:
+    def link(self) -> Link | ClusterLink:
         if self.vectors.link is None:
             raise StoreUnavailableError("the service has not started yet; try again shortly")
         return self.vectors.link

@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import orjson
 
 from headwater.catalog import Catalog
 from headwater.errors import BadRequestError, StoreUnavailableError
-from headwater.online.link import Done, Link
+from headwater.online.cluster_link import ClusterLink
+from headwater.online.link import Done, Gather, Link
 from headwater.settings import Settings
 from service.arrow import MEDIA_TYPE
 from service.metrics import Metrics
@@ -41,7 +42,7 @@ class Vectors:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
-        self.link: Link | None = None
+        self.link: Link | ClusterLink | None = None
         self.in_flight = 0
 
     def use(self, catalog: Catalog) -> Planner:
@@ -123,7 +124,7 @@ class Vectors:
         elif len(commands) == 1:
             self.link.send(commands[0], done, deadline)
         else:
-            gather = _Gather(len(commands), done)
+            gather = Gather(len(commands), done)
             for i, command in enumerate(commands):
                 self.link.send(command, gather.part(i), deadline)
 
@@ -158,29 +159,6 @@ class Vectors:
 
         self.handle(body, wishes, respond)
         return await future
-
-
-class _Gather:
-    """Several reads as one: `done` gets all values in order, or the first failure."""
-
-    def __init__(self, count: int, done: Done) -> None:
-        self._parts: list[Sequence[bytes | None]] = [()] * count
-        self._left, self._done = count, done
-
-    def part(self, i: int) -> Done:
-        def done(data: list[bytes | None] | Exception) -> None:
-            if not self._left:
-                return
-            if isinstance(data, Exception):
-                self._left = 0
-                self._done(data)
-                return
-            self._parts[i] = data
-            self._left -= 1
-            if not self._left:
-                self._done([value for part in self._parts for value in part])
-
-        return done
 
 
 def parse(body: bytes) -> dict[str, Any]:

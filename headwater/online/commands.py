@@ -130,11 +130,9 @@ def _slots(table, prefix, keys, at):
 
 @njit(cache=True, nogil=True)
 def _pick(data, source, at, which):
-    p = 0
+    p = np.int64(0)
     for i in which:
-        for j in range(at[i], at[i + 1]):
-            data[p] = source[j]
-            p += 1
+        p = copy(data, p, source, at[i], at[i + 1])
 
 
 @njit(cache=True, nogil=True)

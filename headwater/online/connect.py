@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import redis
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
 from redis.exceptions import RedisClusterException
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from headwater.errors import StoreUnavailableError
@@ -24,11 +26,13 @@ ERRORS = (redis.RedisError, RedisClusterException)
 class Address(NamedTuple):
     """Where Redis is: `kind` is server, cluster or sentinel.
 
-    nodes: host and port of the server, of some nodes, or of the sentinels. service: the name under
-    which sentinels know the server. options: the rest, as redis-py's clients take it.
+    plain: the URL of the server, or as if the first of the nodes were one. nodes: host and port of
+    some nodes, or of the sentinels. service: the name under which sentinels know the server.
+    options: the rest, as redis-py's clients take it.
     """
 
     kind: str
+    plain: str
     nodes: tuple[tuple[str, int], ...]
     service: str
     options: dict[str, Any]
@@ -39,7 +43,7 @@ def parse_address(url: str) -> Address:
     scheme, _, rest = url.partition("://")
     secure, _, kind = scheme.partition("+")
     if not kind:
-        return Address("server", (), "", dict(parse_url(url)))  # type: ignore[no-untyped-call]
+        return Address("server", url, (), "", {})
     try:
         if kind not in {"cluster", "sentinel"}:
             raise ValueError(f"there is no redis+{kind}://")
@@ -63,7 +67,7 @@ def parse_address(url: str) -> Address:
         options.pop(name, None)
     if secure == "rediss":
         options["ssl"] = True
-    return Address(kind, tuple(found), service, options)
+    return Address(kind, plain, tuple(found), service, options)
 
 
 def _node(text: str, default: int) -> tuple[str, int]:
@@ -92,9 +96,10 @@ def connect(url: str, timeout_seconds: float = 5.0) -> Client:
         elif address.kind == "cluster":
             options = {name: v for name, v in address.options.items() if name != "db"}
             nodes: Any = [ClusterNode(*node) for node in address.nodes]  # type: ignore[no-untyped-call]
-            client = RedisCluster(startup_nodes=nodes, **options, **waits)
+            retry = Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.2), 5)
+            client = RedisCluster(startup_nodes=nodes, retry=retry, **options, **waits)
         else:
-            own = {**sentinel_options(address.options), **waits}
+            own = {**sentinel_options(address.options), **waits, "retry": Retry(NoBackoff(), 1)}
             sentinels: Any = Sentinel(address.nodes, sentinel_kwargs=own)  # type: ignore[no-untyped-call]
             client = sentinels.master_for(address.service, **address.options, **waits)
         client.ping()

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -48,8 +48,8 @@ def _ignore(_: Any) -> None:
 class Link(asyncio.Protocol):
     """Reads from one Redis server. Every method belongs to the event loop's thread."""
 
-    def __init__(self, url: str, timeout_seconds: float) -> None:
-        self._options: dict[str, Any] = dict(parse_url(url))
+    def __init__(self, url: str, timeout_seconds: float, **options: Any) -> None:
+        self._options: dict[str, Any] = {**parse_url(url), **options}
         self._timeout = timeout_seconds
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
@@ -98,7 +98,7 @@ class Link(asyncio.Protocol):
                 else:
                     future.set_result(result)
 
-        self.send(_pack(command), done)
+        self.send(pack(command), done)
         return await future
 
     async def close(self) -> None:
@@ -123,7 +123,9 @@ class Link(asyncio.Protocol):
                     raise hiredis.ProtocolError("a reply that nobody asked for")
                 read = sent.popleft()
                 if isinstance(reply, hiredis.ReplyError):
-                    read.finish(_unavailable(f"it answers {str(reply)[:80]}"))
+                    error = _unavailable(f"it answers {str(reply)[:80]}")
+                    error.__cause__ = reply
+                    read.finish(error)
                 else:
                     read.finish(reply)
         except hiredis.ProtocolError as error:
@@ -214,6 +216,29 @@ class Link(asyncio.Protocol):
             read.finish(_unavailable(reason))
 
 
+class Gather:
+    """Several reads as one: `done` gets all values in order, or the first failure."""
+
+    def __init__(self, count: int, done: Done) -> None:
+        self._parts: list[Sequence[bytes | None]] = [()] * count
+        self._left, self._done = count, done
+
+    def part(self, i: int) -> Done:
+        def done(data: list[bytes | None] | Exception) -> None:
+            if not self._left:
+                return
+            if isinstance(data, Exception):
+                self._left = 0
+                self._done(data)
+                return
+            self._parts[i] = data
+            self._left -= 1
+            if not self._left:
+                self._done([value for part in self._parts for value in part])
+
+        return done
+
+
 class _Greeting(asyncio.Protocol):
     """Sends what a new connection begins with, and hands it over when all of it is answered."""
 
@@ -226,7 +251,7 @@ class _Greeting(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._transport.write(b"".join(map(_pack, self._commands)))
+        self._transport.write(b"".join(map(pack, self._commands)))
 
     def data_received(self, data: bytes) -> None:
         self.reader.feed(data)
@@ -245,7 +270,7 @@ class _Greeting(asyncio.Protocol):
             self.answered.set_exception(ConnectionError("the connection broke"))
 
 
-def _pack(command: tuple[Any, ...]) -> bytes:
+def pack(command: tuple[Any, ...]) -> bytes:
     packed: bytes = hiredis.pack_command(command)
     return packed
 

@@ -18,7 +18,7 @@ from headwater.catalog import Catalog
 from headwater.codec import key_prefix
 from headwater.errors import HeadwaterError, RebuildBusyError
 from headwater.offline.log import EventLog
-from headwater.offline.point_in_time import features_at
+from headwater.offline.point_in_time import Labels, Past, features_at
 from headwater.online.progress import Place, Progress, history
 from headwater.online.sinks import Batch, make_sink, write
 from headwater.online.values import ViewReader
@@ -44,9 +44,9 @@ def offline(found: Catalog, name: str, now_us: int) -> Values:
     """The same from the log and the history, as a training set has it."""
     view = found.views[name]
     labels = pa.table({"user": pa.array(USERS)})
-    times = np.full(len(USERS), now_us)
-    columns = features_at(found, view, labels, times, {"user": "user"}, view.feature_names)
-    return {n: c.to_pylist() for n, c in zip(view.feature_names, columns, strict=True)}
+    asked = Labels(labels, np.full(len(USERS), now_us))
+    columns = features_at(found, view, asked, {"user": "user"}, view.feature_names, Past())
+    return {name: column.to_pylist() for name, column in columns}
 
 
 def assert_same(ours: Values, theirs: Values) -> None:

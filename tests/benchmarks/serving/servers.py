@@ -21,7 +21,8 @@ import pandas as pd
 from headwater import catalog_cache
 from headwater.codec import RowCodec, key_prefix, pack_sections, redis_keys
 from headwater.local.process import free_ports
-from headwater.online.writer import OnlineWriter, connect
+from headwater.online.connect import connect
+from headwater.online.writer import OnlineWriter
 from headwater.windows import Column, EventBatch, WindowProgram, source_id
 from tests.benchmarks.serving import load
 
