@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # uv where it is, since it is quick; else pip, with the same files.
 INSTALL = $(if $(shell command -v uv),uv pip install -q --python $(BIN)/python,$(BIN)/python -m pip install -q --disable-pip-version-check)
+PIN = uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url \
+	--no-header pyproject.toml
 
 .PHONY: help demo test lint bench soak requirements
 
@@ -40,8 +42,6 @@ bench: .venv/dev ## the benchmarks, side by side on this machine (QUICK=1: minut
 soak: .venv/dev ## long fault and load runs
 	$(BIN)/python -m pytest tests/soak -p no:cacheprovider
 
-requirements: ## resolve and pin the dependencies again
-	uv pip compile -q --generate-hashes --extra fast --extra postgres --extra demo --universal \
-	  --python-version 3.11 --no-emit-index-url --no-header pyproject.toml -o requirements.txt
-	uv pip compile -q --generate-hashes --all-extras --universal --python-version 3.11 \
-	  --no-emit-index-url --no-header -c requirements.txt pyproject.toml -o requirements-dev.txt
+requirements: ## resolve and pin the dependencies again: all, then of these what running takes
+	$(PIN) --all-extras -o requirements-dev.txt
+	$(PIN) --extra fast --extra postgres --extra demo -c requirements-dev.txt -o requirements.txt
