@@ -65,6 +65,8 @@ class Worker:
         self.positions: dict[TopicPartition, int] = {}
         #: Of each partition the watermark that each source has seen in it.
         self._watermarks: dict[TopicPartition, dict[str, int]] = {}
+        #: Of each partition, when Kafka got its newest record, ms.
+        self._clocks: dict[TopicPartition, int] = {}
         self._dead: list[tuple[TopicPartition, DeadLetter]] = []
         self._jobs = Jobs()
         self._written: Written | None = None
@@ -201,7 +203,7 @@ class Worker:
     def _take(self, records: Records) -> None:
         tp, watermarks = records.tp, self._watermarks[records.tp]
         if len(records):
-            now_us = time.time_ns() // 1000
+            now_us = self._now_us(records)
             for route in self.routes.of(tp):
                 source = route.stream.name
                 taken = route.take(records, watermarks.get(source, NO_TIME))
@@ -215,6 +217,18 @@ class Worker:
             self._record_ms += [int(records.timestamp_ms[0]), int(records.timestamp_ms[-1])]
         self.positions[tp] = records.next_offset
         self.status.reached(records, max(watermarks.values(), default=NO_TIME))
+
+    def _now_us(self, records: Records) -> int:
+        """The time up to which events may be folded into tiles: no reader's clock is behind it.
+
+        A clock of this machine that is ahead must not show events before their time, so Kafka's
+        has a say as well.
+        """
+        newest = int(records.timestamp_ms.max())
+        if newest >= 0:
+            self._clocks[records.tp] = max(newest, self._clocks.get(records.tp, 0))
+        clock_us = time.time_ns() // 1000
+        return min(clock_us, self._clocks.get(records.tp, clock_us // 1000) * 1000 + 999)
 
     def _fold(self, route: StreamRoute, batch: Batch, now_us: int) -> None:
         tp = TopicPartition(batch.topic, batch.partition)
