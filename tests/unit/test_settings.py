@@ -36,6 +36,19 @@ def test_values_are_read_as_their_kind() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+cluster://a:7000",
+        "rediss+cluster://me:secret@a:7000,b:7001,[::1]:7002/?ssl_ca_certs=/ca.pem",
+        "redis+sentinel://a:26379,b:26379/features",
+        "rediss+sentinel://:secret@a:26379/features/2?sentinel_password=other",
+    ],
+)
+def test_a_cluster_and_sentinels_are_addresses_of_redis(url: str) -> None:
+    assert Settings.from_env({"REDIS_URL": url}).redis_url == url
+
+
 def test_settings_cannot_be_changed_once_read() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().port = 1  # type: ignore[misc]
@@ -55,6 +68,8 @@ def test_settings_cannot_be_changed_once_read() -> None:
         ("HEADWATER_KAFKA_CLIENT", "pigeon", "kafka-python"),
         ("HEADWATER_MEMORY_LIMIT", "lots", "a size such as 4GB"),
         ("REDIS_URL", "localhost:6379", "redis://HOST:PORT/DB"),
+        ("REDIS_URL", "redis+cluster://a:1,b:2/3", r"redis\+cluster://HOST:PORT"),
+        ("REDIS_URL", "redis+sentinel://a:1,b:2", r"redis\+sentinel://HOST:PORT,.../SERVICE"),
         ("KAFKA_BOOTSTRAP_SERVERS", "localhost", "HOST:PORT"),
     ],
 )
