@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from feast import FeatureStore
 from redis.crc import key_slot
 
 from headwater import catalog_cache
@@ -38,6 +41,7 @@ from tests.faults.feed import Feed
 from tests.integration.test_rebuild import assert_same, offline, online
 from tests.logs import catalog as log_catalog
 from tests.logs import fill_log
+from tests.processes import Programs
 from tests.redis_cluster import Cluster, Node, Sentinels, until
 from tests.serving import project as serving
 from tests.serving.server import serve
@@ -314,11 +318,41 @@ def assert_served(repo: Path, cluster: Cluster, client: Client) -> None:
                     assert answer["user_latest__amount"]["values"] == values["amount"]
 
 
-def test_pushes_and_the_command_line_use_the_cluster(
-    tmp_path: Path, cluster: Cluster, client: Client
-) -> None:
-    repo = serving.write(tmp_path / "repo", serving.ours(cluster.url))
+@pytest.fixture(scope="module")
+def serving_repo(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Path:
+    """The applied project, its rows in its views' batch sources."""
+    folder = tmp_path_factory.mktemp("cluster") / "repo"
+    repo = serving.write(folder, serving.ours(cluster.url))
     serving.apply(repo)
+    serving.to_frame(serving.frames()["doubles"]).to_parquet(repo / "data" / "doubles.parquet")
+    return repo
+
+
+def test_materialize_the_plugin_and_the_command_line_use_the_cluster(
+    serving_repo: Path, cluster: Cluster, client: Client
+) -> None:
+    """The plugin by `connection_string` alone, the commands by REDIS_URL."""
+    programs = Programs(serving_repo, {"REDIS_URL": cluster.url})
+    programs.headwater("materialize", "--view", "doubles")
+    views = json.loads(programs.headwater("status", "--json"))["views"]
+    assert next(v for v in views if v["feature_view"] == "doubles")["online_us"] > 0
+    frame = serving.frames()["doubles"]
+    store = FeatureStore(str(serving_repo))
+    users = [{"user_id": user} for user in frame["user_id"]]
+    ask = partial(store.get_online_features, ["doubles:d1"], users)
+    # What is past its ttl is null.
+    found = [a for a, b in zip(ask().to_dict()["d1"], frame["d1"], strict=True) if a == b]
+    assert len(found) > len(users) / 2
+    newer = serving.to_frame(frame)
+    newer["d1"], newer["event_timestamp"] = 7.5, datetime.now(UTC)
+    store.write_to_online_store("doubles", newer)
+    assert ask().to_dict()["d1"] == [7.5] * len(users)
+
+
+def test_pushes_are_served_and_served_again_after_a_failover(
+    serving_repo: Path, cluster: Cluster, client: Client
+) -> None:
+    repo = serving_repo
     frame = serving.frames()["doubles"]
     with serve(repo, cluster.url) as server:
         body = {"feature_view_name": "doubles", "df": frame}
