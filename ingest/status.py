@@ -65,9 +65,9 @@ class Status:
         """The partition is another worker's."""
         self._of.pop(tp, None)
         self._before.pop(tp, None)
+        # Its lag is shown by its new owner; a series cannot be removed in every mode of the client.
         for gauge in (self._metrics.lag_records, self._metrics.lag_seconds):
-            if (tp.topic, str(tp.partition)) in gauge._metrics:
-                gauge.remove(tp.topic, str(tp.partition))
+            gauge.labels(tp.topic, str(tp.partition)).set(0)
 
     def committed(self, positions: Mapping[TopicPartition, Committed]) -> None:
         for tp, at in positions.items():

@@ -19,7 +19,7 @@ from headwater.local import LocalKafka
 from ingest.clients import open_consumer
 from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
 
-DEADLINE_SECONDS = 15.0
+DEADLINE_SECONDS = 60.0
 Message = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 
 
