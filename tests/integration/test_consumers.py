@@ -19,7 +19,7 @@ from headwater.local import LocalKafka
 from ingest.clients import open_consumer
 from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 30.0
 Message = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 
 
@@ -428,7 +428,14 @@ def test_a_fenced_commit_leaves_no_dead_letters(group: Group) -> None:
     group.expel()
     with pytest.raises(FencedError):
         consumer.commit({tp: Committed(2, "")}, [DeadLetter(topic, Original(b"zombie", b"", []))])
-    until(lambda f: sum(map(len, f)) >= 1, consumer)
+
+    def joined_again(found: list[Records]) -> bool:
+        # A member that joins again may keep its position; like the worker, it goes back itself.
+        if tp in consumer.assignment():
+            consumer.seek(tp, 1)
+        return sum(map(len, found)) >= 1
+
+    until(joined_again, consumer)
     assert consumer.committed([tp]) == {tp: Committed(1, "")}
     consumer.commit({tp: Committed(2, "")}, [DeadLetter(topic, Original(b"later", b"", []))])
     assert sorted(str(m[1]) for m in _dead(group, topic, 2)) == ["b'k'", "b'later'"]
