@@ -63,14 +63,14 @@ class Programs:
         return _call(self.url + path, json.dumps(body).encode())
 
     def get(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=120) as answer:
             text: str = answer.read().decode()
         return text
 
 
 def _call(url: str, data: bytes) -> tuple[int, Any]:
     try:
-        with urllib.request.urlopen(url, data, timeout=30) as answer:
+        with urllib.request.urlopen(url, data, timeout=120) as answer:
             text, status = answer.read(), answer.status
     except urllib.error.HTTPError as error:
         text, status = error.read(), error.code
