@@ -86,10 +86,6 @@ class WindowStates:
         """The texts of some keys."""
         return _taken(self._keys.texts, which)
 
-    @property
-    def all_texts(self) -> Texts:
-        return self._keys.texts
-
     def load(self, which: Int64, sections: Sequence[bytes | None]) -> None:
         """Give new keys the sections that were stored for them; None leaves a key empty."""
         held = [(k, s) for k, s in zip(which.tolist(), sections, strict=True) if s]
