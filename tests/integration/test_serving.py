@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import redis
 
 from headwater.client import AsyncClient, Client
 from headwater.errors import BadRequestError
@@ -213,7 +212,7 @@ def test_a_catalogue_change_is_taken_up_and_no_byte_is_misread(
     until(lambda: running.features(asked, user).columns()["f64"]["values"] == [0.25], 60)
 
 
-def test_what_is_served_is_counted(running: Running, redis_client: redis.Redis) -> None:
+def test_what_is_served_is_counted(running: Running) -> None:
     def count(name: str) -> float:
         lines = running.get("/metrics").body.decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
