@@ -225,12 +225,21 @@ class OnDemandPlan(msgspec.Struct, frozen=True, omit_defaults=True):
         return tuple(field.name for field in self.features)
 
 
+class LoggingPlan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where vectors are logged when they are served: a folder, and the share of requests (0..1)."""
+
+    path: str
+    sample_rate: float = 1.0
+    s3_endpoint: str = ""
+
+
 class ServicePlan(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     features: tuple[FeatureRefPlan, ...]
     description: str = ""
     owner: str = ""
     tags: dict[str, str] = {}
+    logging: LoggingPlan | None = None
 
 
 class Catalog(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -18,7 +18,7 @@ from feast import FeatureStore
 from feast.data_format import DeltaFormat
 from feast.data_source import KafkaSource, PushSource
 from feast.entity import Entity
-from feast.infra.offline_stores.file_source import FileSource
+from feast.infra.offline_stores.file_source import FileLoggingDestination, FileSource
 from feast.on_demand_feature_view import OnDemandFeatureView
 
 from headwater import catalog as plans
@@ -54,7 +54,7 @@ def build(store: FeatureStore) -> plans.Catalog:
     ]
     views = {v.name: draft.view(v) for v in feast_views}
     on_demand = {v.name: _on_demand(v) for v in registry.list_on_demand_feature_views(project)}
-    services = {s.name: _service(s) for s in registry.list_feature_services(project)}
+    services = {s.name: _service(store, s) for s in registry.list_feature_services(project)}
     catalog = plans.Catalog(
         project=project,
         version="",
@@ -338,12 +338,33 @@ def _on_demand(view: OnDemandFeatureView) -> plans.OnDemandPlan:
     )  # fmt: skip
 
 
-def _service(service: Any) -> plans.ServicePlan:
+def _service(store: Any, service: Any) -> plans.ServicePlan:
     return plans.ServicePlan(
         service.name,
         tuple(_reference(p) for p in service.feature_view_projections),
         service.description or "", service.owner or "", dict(service.tags or {}),
+        _logging(store, service),
     )  # fmt: skip
+
+
+def _logging(store: Any, service: Any) -> plans.LoggingPlan | None:
+    config = service.logging_config
+    if config is None:
+        return None
+    place, rate = config.destination, float(config.sample_rate)
+    if not isinstance(place, FileLoggingDestination) or place.partition_by:
+        raise DefinitionError(
+            f"feature service {service.name!r}",
+            "its vectors are to be logged to what is no plain folder",
+            "Use LoggingConfig(destination=FileLoggingDestination(path=...)) without partition_by",
+        )
+    if not 0 <= rate <= 1:
+        raise DefinitionError(
+            f"feature service {service.name!r}",
+            f"the sample rate of its logging is {rate:g}",
+            "It is the share of requests that are logged, 0 to 1",
+        )
+    return plans.LoggingPlan(_absolute(store, place.path), rate, place.s3_endpoint_override or "")
 
 
 def _reference(projection: Any) -> plans.FeatureRefPlan:

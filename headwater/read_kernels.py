@@ -302,3 +302,58 @@ def count_statuses(status, counts):
     for f in range(status.shape[0]):
         for i in range(status.shape[1]):
             counts[f, status[f, i]] += 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def count_sections(words, sizes, header, at):
+    """`at[i + 1]`: the sections of the values up to i; a value that is none has none."""
+    start = 0
+    for i in range(sizes.shape[0]):
+        place, end, n = start + 1, start + sizes[i], 0
+        if sizes[i] > 0 and words[start] == header:
+            while place < end:
+                size = (words[place] & 0xFFFFFFFF) >> 3
+                if size < HEADER or place + 1 + size > end:
+                    n = 0
+                    break
+                n += 1
+                place += 1 + size
+        at[i + 1] = at[i] + n
+        start = end
+    return at[-1]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def read_sections(words, sizes, at, source, offset):
+    """The source and the last offset of each section that `count_sections` counted."""
+    start = 0
+    for i in range(sizes.shape[0]):
+        place = start + 1
+        for s in range(at[i], at[i + 1]):
+            offset[s], source[s] = words[place + 1], words[place + 2]
+            place += 1 + ((words[place] & 0xFFFFFFFF) >> 3)
+        start += sizes[i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def row_origins(data, sizes, fingerprint, numbers, state):
+    """`numbers` [4, n]: event time, created, partition, offset of packed rows (`headwater.codec`).
+
+    `state`: 1 the row is of this schema, 2 it has a created time, 4 it has an offset.
+    """
+    start = 0
+    for i in range(sizes.shape[0]):
+        at = start
+        start += sizes[i]
+        if sizes[i] < 12:
+            continue
+        flags = data[at]
+        state[i] = (flags & 6) | (1 if _word(data, at + 1, 3) == fingerprint else 0)
+        numbers[0, i] = _word(data, at + 4, 8)
+        at += 12
+        if flags & 2:
+            numbers[1, i] = _word(data, at, 8)
+            at += 8
+        if flags & 4:
+            numbers[2, i] = _word(data, at, 4)
+            numbers[3, i] = _word(data, at + 4, 8)

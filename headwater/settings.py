@@ -145,6 +145,26 @@ class Settings:
     )
     tls_cert: str = _setting("HEADWATER_TLS_CERT", "", "file of the service's TLS certificate")
     tls_key: str = _setting("HEADWATER_TLS_KEY", "", "file of the certificate's private key")
+    feature_log: str = _setting(
+        "HEADWATER_FEATURE_LOG",
+        "",
+        "folder (or URI) where vectors are logged as they are served, a folder for each feature "
+        "service; a service's own `logging_config` wins over it",
+    )
+    feature_log_sample: float = _setting(
+        "HEADWATER_FEATURE_LOG_SAMPLE",
+        1.0,
+        "share of the requests that are logged there, up to 1",
+        ("a number greater than 0, at most 1", lambda n: 0 < n <= 1),
+    )
+    feature_log_seconds: float = _setting(
+        "HEADWATER_FEATURE_LOG_SECONDS", 30.0, "longest time between two files of a feature log"
+    )
+    feature_log_queue: int = _setting(
+        "HEADWATER_FEATURE_LOG_QUEUE",
+        20_000,
+        "vectors that wait to be logged; what is beyond is not logged, and counted",
+    )
     memory_limit: str = _setting(
         "HEADWATER_MEMORY_LIMIT",
         "",

@@ -48,10 +48,10 @@ def head(names: bytes, entities: Sequence[bytes], n: int) -> list[bytes]:
     return parts
 
 
-def close(parts: list[bytes]) -> bytes:
-    """The whole answer; its last column has a comma behind."""
+def close(parts: list[bytes], more: bytes = b"") -> bytes:
+    """The whole answer; its last column has a comma behind. more: a member behind the results."""
     parts[-1] = parts[-1][:-1]
-    parts.append(b"]}")
+    parts += (b"]", more, b"}") if more else (b"]}",)
     return b"".join(parts)
 
 

@@ -27,6 +27,7 @@ from headwater.quality.freshness import freshness as freshness_of
 from headwater.settings import Settings
 from service import protocol, training_sets, writes
 from service.access import Access, check_exposure
+from service.feature_log import FeatureLogs
 from service.gate import Gate
 from service.metrics import Metrics
 from service.pushes import Pushes
@@ -45,11 +46,12 @@ class Service:
     def __init__(self, repo: Path, settings: Settings) -> None:
         self.repo, self.settings = repo, settings
         self.metrics = Metrics()
-        self.vectors = Vectors(settings, self.metrics)
         self.fingerprint, catalog = self._load()
+        self.url = settings.redis_url or catalog.redis_url
+        self.logs = FeatureLogs(settings, self.metrics, self.url)
+        self.vectors = Vectors(settings, self.metrics, self.logs)
         self.planner = self.vectors.use(catalog)
         self.metrics.declare(catalog)
-        self.url = settings.redis_url or catalog.redis_url
         self.access = Access.parse(settings.api_keys)
         check_exposure(settings, self.access)
         self._writer: OnlineWriter | None = None
@@ -140,6 +142,7 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
         for task in tasks:
             task.cancel()
         await service.link.close()
+        await asyncio.to_thread(service.logs.close)
 
     app = FastAPI(
         title="Headwater",
@@ -201,6 +204,7 @@ _EXAMPLE = {
                         "features": {"type": "array", "items": {"type": "string"}},
                         "feature_service": {"type": "string"},
                         "full_feature_names": {"type": "boolean"},
+                        "provenance": {"type": "boolean"},
                     },
                 },
                 "example": {"feature_service": "airport_board", "entities": {"origin": ["JFK"]}},

@@ -1,8 +1,8 @@
 """Feature vectors as an Arrow stream, for batch scoring. Pure.
 
 One record batch: the entity columns, then each feature under its name, null where it is not
-PRESENT, and behind it `<name>__status`, a dictionary of Feast's names; last, for each view read,
-`<view>__event_timestamp`.
+PRESENT, and behind it `<name>__status`, a dictionary of Feast's names; then, for each view read,
+`<view>__event_timestamp`, and last, where it is asked for, `__provenance__<view>`.
 """
 
 from __future__ import annotations
@@ -33,23 +33,27 @@ def stream(
     found: Sequence[ViewColumns],
     computed: Sequence[Mapping[str, list[Any]]],
     n: int,
+    provenance: Mapping[str, pa.Array],
 ) -> bytes:
-    """The stream's bytes. computed: the features of each on-demand view by name."""
+    """The stream's bytes. computed: the features of each on-demand view by name.
+
+    provenance: of each view, where it was asked for.
+    """
     columns: dict[str, pa.Array] = {}
     for name, values in entities.items():
         if name not in plan.request_types:
             kind = plan.key_types.get(name)
-            columns[name] = pa.array(values, _key_type(kind) if kind else None)
+            columns[name] = pa.array(values, key_type(kind) if kind else None)
     for output in plan.outputs:
         if output.on_demand >= 0:
             view = plan.on_demand[output.on_demand]
             kind = next(f.type for f in view.features if f.name == output.feature)
-            array = _array(computed[output.on_demand][output.feature], kind)
+            array = array_of(computed[output.on_demand][output.feature], kind)
             codes = np.asarray(array.is_null()).astype(np.int8)
         else:
             read = plan.reads[output.read]
             fields = {field.name: field.type for field in read.reader.view.features}
-            array, codes = _feature(
+            array, codes = feature_array(
                 found[output.read], output.at, fields[read.features[output.at]], n
             )
         columns[output.name] = array
@@ -57,6 +61,7 @@ def stream(
     for read, view_columns in zip(plan.reads, found, strict=True):
         times = np.asarray(view_columns.event_us, np.int64)
         columns[f"{read.alias}__event_timestamp"] = pa.array(times, mask=times == 0).cast(TIMESTAMP)
+    columns |= {f"__provenance__{alias}": array for alias, array in provenance.items()}
     batch = pa.record_batch(list(columns.values()), names=list(columns))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
@@ -65,10 +70,11 @@ def stream(
     return data
 
 
-def _feature(found: ViewColumns, at: int, kind: str, n: int) -> tuple[pa.Array, Any]:
+def feature_array(found: ViewColumns, at: int, kind: str, n: int) -> tuple[pa.Array, Any]:
+    """One feature of n entities, null where it is not PRESENT, and the codes of its statuses."""
     codes = np.zeros(n, np.int8) if found.status is None else found.status[at].astype(np.int8)
     if at in found.lists:
-        return _array(found.lists[at], kind), codes
+        return array_of(found.lists[at], kind), codes
     block = next(block for block in found.blocks if at in block.at)
     numbers = block.numbers[block.at.index(at)]
     mask = None if found.status is None else codes != 0
@@ -76,7 +82,8 @@ def _feature(found: ViewColumns, at: int, kind: str, n: int) -> tuple[pa.Array, 
     return array.cast(arrow_type(kind), safe=False), codes
 
 
-def _array(values: list[Any], kind: str) -> pa.Array:
+def array_of(values: list[Any], kind: str) -> pa.Array:
+    """Plain values of a Feast value type."""
     target = arrow_type(kind)
     if pa.types.is_timestamp(target):
         return pa.array(values, pa.int64()).cast(target)
@@ -93,5 +100,6 @@ def _text(value: Any) -> str:
     return orjson.dumps(value, default=str).decode()
 
 
-def _key_type(kind: str) -> pa.DataType:
+def key_type(kind: str) -> pa.DataType:
+    """A key's Arrow type; a timestamp is a number, as in requests."""
     return pa.int64() if kind == "UNIX_TIMESTAMP" else arrow_type(kind)

@@ -154,6 +154,15 @@ class Metrics:
             PREFIX + "store_errors", "Failed calls to a store", ["store", "op"], registry=r
         )
 
+        self.logged = Counter(
+            PREFIX + "logged_vectors",
+            "Vectors for the feature log: written, dropped (the queue was full), failed",
+            ["outcome"],
+            registry=r,
+        )
+        for outcome in ("written", "dropped", "failed"):
+            self.logged.labels(outcome)
+
     def declare(self, catalog: Catalog) -> None:
         """Create every series of the catalogue at 0 and set the objectives."""
         for view in catalog.views.values():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -15,14 +16,19 @@ import orjson
 
 from headwater.codec import entity_texts
 from headwater.online.columns import ViewColumns, columns_of
+from headwater.online.provenance import as_json
 from service import answer
-from service.answer import Pieces, Run
+from service.answer import Run
 from service.arrow import stream
+from service.feature_log import Recorder
+from service.log_columns import LogColumns
 from service.metrics import Metrics, Tally
 from service.on_demand import compute
 from service.requests import FeaturePlan, check_columns
 from service.single import SingleEntity
 
+#: The columns of each read, and the features of each on-demand view.
+Found = tuple[list[ViewColumns], list[dict[str, list[Any]]]]
 #: Keys in one MGET, which holds Redis up while it runs.
 MGET_KEYS = 1000
 
@@ -30,8 +36,12 @@ MGET_KEYS = 1000
 class Prepared:
     """Answers requests for one set of features."""
 
-    def __init__(self, plan: FeaturePlan, metrics: Metrics, max_entities: int) -> None:
+    def __init__(
+        self, plan: FeaturePlan, metrics: Metrics, max_entities: int, log: LogColumns,
+        recorder: Recorder | None = None,
+    ) -> None:  # fmt: skip
         self.plan, self._limit = plan, max_entities
+        self._log, self._recorder = log, recorder
         self._readers = [columns_of(read.reader, read.features) for read in plan.reads]
         self._kinds = [_kinds(read) for read in plan.reads]
         self._any_time = ["UNIX_TIMESTAMP" in kinds for kinds in self._kinds]
@@ -101,66 +111,87 @@ class Prepared:
         ]
 
     def answer(
-        self, entities: Mapping[str, Sequence[Any]], data: Sequence[bytes | None], n: int
-    ) -> bytes:
-        """The body of the answer, counted in the metrics. Raises BadRequestError (on demand)."""
+        self, entities: Mapping[str, Sequence[Any]], data: Sequence[bytes | None], n: int,
+        provenance: bool = False,
+    ) -> bytes:  # fmt: skip
+        """The body of the answer, counted in the metrics and logged.
+
+        Raises BadRequestError (on demand).
+        """
         now_us = time.time_ns() // 1000
         echoed = [v for k, v in entities.items() if k not in self.plan.request_types]
         parts = answer.head(self._names_of(entities), [*map(orjson.dumps, echoed)], n)
-        columns = self._single.columns(data, now_us) if n == 1 and self._single else None
-        if columns is None:
-            columns = self._columns(entities, data, n, now_us)
+        single = self._single.read(data, now_us) if n == 1 and self._single else None
+        served: bytes | Found
+        if single is None:
+            served = self._found(entities, data, n, now_us)
+            self._write(served, n, now_us, parts)
         else:
+            served = single.cells
+            parts += single.parts
             self._metrics.entities.observe(n)
-        parts += columns
-        return answer.close(parts)
+        if self._recorder is not None:
+            self._recorder.take(now_us, n, entities, data, served)
+        return answer.close(parts, self._provenance(data, n, now_us) if provenance else b"")
 
     def arrow(
-        self, entities: Mapping[str, Sequence[Any]], data: Sequence[bytes | None], n: int
-    ) -> bytes:
-        """The answer as an Arrow stream, counted alike. Raises BadRequestError (on demand)."""
+        self, entities: Mapping[str, Sequence[Any]], data: Sequence[bytes | None], n: int,
+        provenance: bool = False,
+    ) -> bytes:  # fmt: skip
+        """As `answer`, as an Arrow stream."""
         now_us = time.time_ns() // 1000
-        found = self.columns(data, n, now_us)
-        made = [compute(view, self.plan, found, entities, n) for view in self.plan.on_demand]
-        body = stream(self.plan, entities, found, made, n)
+        found, made = self._found(entities, data, n, now_us)
+        body = stream(
+            self.plan,
+            entities,
+            found,
+            made,
+            n,
+            self._log.provenances(data, n) if provenance else {},
+        )
         self._count(found, n, now_us)
+        if self._recorder is not None:
+            self._recorder.take(now_us, n, entities, data, (found, made))
         return body
+
+    def _provenance(self, data: Sequence[bytes | None], n: int, now_us: int) -> bytes:
+        """What the values were made of, as a member of the answer."""
+        found = {v: as_json(column) for v, column in self._log.provenances(data, n).items()}
+        about = {
+            "request_timestamp": datetime.fromtimestamp(now_us / 1e6, UTC),
+            "catalog": self._log.version, "feature_views": found,
+        }  # fmt: skip
+        return b',"provenance":' + orjson.dumps(about, option=orjson.OPT_UTC_Z)
 
     def _count(self, found: Sequence[ViewColumns], n: int, now_us: int) -> None:
         for tally, columns in zip(self._tallies, found, strict=True):
             tally.count(columns, n, now_us)
         self._metrics.entities.observe(n)
 
-    def _columns(
+    def _found(
         self,
-        request: Mapping[str, Sequence[Any]],
+        entities: Mapping[str, Sequence[Any]],
         data: Sequence[bytes | None],
         n: int,
         now_us: int,
-    ) -> list[bytes]:
-        """The answer's feature columns, with a comma behind each."""
+    ) -> Found:
+        """The columns of each read, and the features of each on-demand view by name."""
         found = self.columns(data, n, now_us)
+        return found, [compute(view, self.plan, found, entities, n) for view in self.plan.on_demand]
+
+    def _write(self, served: Found, n: int, now_us: int, parts: list[bytes]) -> None:
+        """Append the answer's feature columns, with a comma behind each."""
+        found, made = served
         pieces = [
             answer.pieces(columns, kinds, any_time)
             for columns, kinds, any_time in zip(found, self._kinds, self._any_time, strict=True)
         ]
-        if self.plan.on_demand:
-            pieces += self._computed(found, request, n, now_us)
+        for view, columns in zip(self.plan.on_demand, made, strict=True):
+            kinds = {field.name: field.type for field in view.features}
+            pieces.append(answer.computed(columns, kinds, now_us))
         self._count(found, n, now_us)
-        parts: list[bytes] = []
         for source, at in self._runs:
             pieces[source].write(at, parts)
-        return parts
-
-    def _computed(
-        self, found: Sequence[ViewColumns], entities: Mapping[str, Sequence[Any]], n: int, now: int
-    ) -> list[Pieces]:
-        made = []
-        for view in self.plan.on_demand:
-            columns = compute(view, self.plan, found, entities, n)
-            kinds = {field.name: field.type for field in view.features}
-            made.append(answer.computed(columns, kinds, now))
-        return made
 
     def _names_of(self, entities: Mapping[str, Any]) -> bytes:
         key = tuple(entities)

@@ -29,6 +29,13 @@ class _View(NamedTuple):
     ttl_us: int
 
 
+class Single(NamedTuple):
+    """The answer's feature columns, with a comma behind each run, and the cells of all views."""
+
+    parts: list[bytes]
+    cells: bytes
+
+
 class SingleEntity:
     """Answers for one entity."""
 
@@ -66,8 +73,8 @@ class SingleEntity:
             )
         )
 
-    def columns(self, data: Sequence[bytes | None], now_us: int) -> list[bytes] | None:
-        """The answer's feature columns, each run's with a comma behind; None where it must not."""
+    def read(self, data: Sequence[bytes | None], now_us: int) -> Single | None:
+        """The answer's feature columns; None where the general way must make them."""
         cells, times = [], []
         for row, (starts, size, ttl_us) in zip(data, self._views, strict=True):
             if row is None:
@@ -80,7 +87,8 @@ class SingleEntity:
                 return None
             cells.append(row[start:])
             times.append(event_us)
-        text = orjson.dumps(self._cells.unpack(b"".join(cells)))
+        joined = b"".join(cells)
+        text = orjson.dumps(self._cells.unpack(joined))
         if b"null" in text:
             return None
         values = text[1:-1].split(b",")
@@ -91,7 +99,7 @@ class SingleEntity:
             parts += (b'{"values":[', (end + b'{"values":[').join(wanted), end)
         for tally, event_us in zip(self._tallies, times, strict=True):
             tally.one(event_us, now_us)
-        return parts
+        return Single(parts, joined)
 
 
 _END = b'],"statuses":[' + PRESENT_TEXT + b'],"event_timestamps":[%b]},'

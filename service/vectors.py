@@ -21,6 +21,8 @@ from headwater.online.cluster_link import ClusterLink
 from headwater.online.link import Done, Gather, Link
 from headwater.settings import Settings
 from service.arrow import MEDIA_TYPE
+from service.feature_log import FeatureLogs
+from service.log_columns import LogColumns
 from service.metrics import Metrics
 from service.prepared import Prepared
 from service.replies import Reply, failed, refused
@@ -40,8 +42,8 @@ class Wishes(NamedTuple):
 class Vectors:
     """Answers for one catalogue at a time; `use` changes it between two requests."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._settings, self._metrics = settings, metrics
+    def __init__(self, settings: Settings, metrics: Metrics, logs: FeatureLogs) -> None:
+        self._settings, self._metrics, self._logs = settings, metrics, logs
         self.link: Link | ClusterLink | None = None
         self.in_flight = 0
 
@@ -49,6 +51,7 @@ class Vectors:
         planner = Planner(catalog)
         self._metrics.flush()
         self._metrics.tallies.clear()
+        self._logs.retire()
         self._plans: dict[tuple[Any, bool], Prepared] = {}
         self.planner = planner
         return planner
@@ -71,8 +74,13 @@ class Vectors:
             if len(self._plans) >= _MAX_PLANS:
                 self._metrics.flush()
                 self._metrics.tallies.clear()
+                self._logs.retire()
                 self._plans.clear()
-            found = Prepared(plan, self._metrics, self._settings.max_entities)
+            catalog = self.planner.catalog
+            columns = LogColumns(catalog, service or "", plan)
+            recorder = self._logs.recorder(catalog, service or "", columns, plan.reads)
+            limit = self._settings.max_entities
+            found = Prepared(plan, self._metrics, limit, columns, recorder)
             self._plans[key] = found
         return found
 
@@ -99,6 +107,7 @@ class Vectors:
                 bool(request.get("full_feature_names")),
             )
             entities: Any = request.get("entities")
+            provenance = request.get("provenance") is True
             n = prepared.check(entities)
             commands = prepared.commands(entities, n)
         except BadRequestError as error:
@@ -112,7 +121,7 @@ class Vectors:
 
         def done(data: list[bytes | None] | Exception) -> None:
             self.in_flight -= 1
-            finish(self._reply(prepared, entities, data, n, wishes.arrow))
+            finish(self._reply(prepared, entities, data, n, wishes.arrow, provenance))
 
         self._read(commands, done, wishes.deadline)
 
@@ -135,14 +144,16 @@ class Vectors:
         data: list[bytes | None] | Exception,
         n: int,
         arrow: bool,
+        provenance: bool,
     ) -> Reply:
         if isinstance(data, Exception):
             self._metrics.store_errors.labels("redis", "request").inc()
             return failed(str(data), 503, 1)
         try:
             if arrow:
-                return Reply(200, prepared.arrow(entities, data, n), media_type=MEDIA_TYPE)
-            return Reply(200, prepared.answer(entities, data, n))
+                body = prepared.arrow(entities, data, n, provenance)
+                return Reply(200, body, media_type=MEDIA_TYPE)
+            return Reply(200, prepared.answer(entities, data, n, provenance))
         except BadRequestError as error:
             return refused(error)
         except Exception:

@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -120,16 +121,17 @@ def open_target(path: str, endpoint: str = "") -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), path
 
 
-def write_file(table: pa.Table, store: pafs.FileSystem, path: str) -> None:
-    """A Parquet file that readers see whole or not at all."""
+def write_file(table: pa.Table, store: pafs.FileSystem, path: str, **options: Any) -> None:
+    """A Parquet file that readers see whole or not at all; `options` are `pq.write_table`'s."""
     if not isinstance(store, pafs.LocalFileSystem):
-        pq.write_table(table, path, filesystem=store)  # an object appears when it is complete
+        # An object appears when it is complete.
+        pq.write_table(table, path, filesystem=store, **options)
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4()}")
     try:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, **options)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -67,6 +67,13 @@ class Progress:
             found = self._client.hgetall(self._key)
             return self._true({Place.parse(f): int(v) for f, v in found.items() if f != EPOCH})
 
+    def snapshot(self) -> tuple[bytes | None, dict[Place, int]]:
+        """The epoch and every place's offset as they stand together; changes nothing."""
+        with store_errors():
+            found: dict[bytes, bytes] = self._client.hgetall(self._key)
+        epoch = found.pop(EPOCH, None)
+        return epoch, {Place.parse(field): int(value) for field, value in found.items()}
+
     def epoch(self) -> bytes:
         """The name of what Redis holds; another one after a loss or a rebuild."""
         with store_errors():

@@ -13,6 +13,8 @@ from feast import (
     RequestSource,
     ValueType,
 )
+from feast.feature_logging import LoggingConfig
+from feast.infra.offline_stores.file_source import FileLoggingDestination
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import (
     Array,
@@ -129,5 +131,9 @@ def by_mistake(inputs):
 
 everything = FeatureService(name="everything", features=[numbers, doubles, texts, pairs])
 renamed = FeatureService(
-    name="renamed", features=[doubles[["d1", "d0"]].with_name("other"), numbers[["i64"]]]
+    name="renamed",
+    features=[doubles[["d1", "d0"]].with_name("other"), numbers[["i64"]]],
+    logging_config=LoggingConfig(
+        destination=FileLoggingDestination(path="data/renamed-log"), sample_rate=0.5
+    ),
 )

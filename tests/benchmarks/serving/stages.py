@@ -14,13 +14,15 @@ import redis
 from headwater import catalog_cache
 from headwater.settings import Settings
 from service import answer
+from service.feature_log import FeatureLogs
 from service.metrics import Metrics
 from service.vectors import Vectors, parse
 
 
 def measure(repo: Path, url: str, features: Sequence[str], n: int) -> dict[str, float]:
     """Microseconds of each stage, the best of several runs."""
-    vectors = Vectors(Settings(), Metrics())
+    metrics = Metrics()
+    vectors = Vectors(Settings(), metrics, FeatureLogs(Settings(), metrics, url))
     vectors.use(catalog_cache.load(repo))
     names = list(features)
     entities = {"customer_id": list(range(5, 5 + n))}

@@ -1,0 +1,128 @@
+"""What served values were made of: offsets of windowed state, the row that was the newest. Pure.
+
+A section holds every event of its key up to its offset, so (topic, partition, offset) name exactly
+what a window was computed from; a row is named by its event time and its version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from headwater import read_kernels as kernels
+from headwater.arrow import TIMESTAMP
+from headwater.catalog import StreamSourcePlan, ViewPlan
+from headwater.codec import WINDOW_HEADER
+from headwater.windows import source_id
+
+Int64 = NDArray[np.int64]
+#: A section of the events before a log began: of no topic, numbered by its history's rows.
+HISTORY = ("", -1)
+ROW_TYPE = pa.struct(
+    [
+        ("event_timestamp", TIMESTAMP), ("created", TIMESTAMP), ("partition", pa.int32()),
+        ("offset", pa.int64()), ("readable", pa.bool_()),
+    ]
+)  # fmt: skip
+WINDOW_TYPE = pa.list_(
+    pa.struct([("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())])
+)
+_HEADER = int.from_bytes(WINDOW_HEADER, "little", signed=True)
+
+
+def source_ids(stream: StreamSourcePlan, partitions: int) -> dict[int, tuple[str, int]]:
+    """`windows.source_id` -> (topic, partition), of a source's first partitions and its history."""
+    found = {source_id(t, p): (t, p) for t in stream.topics for p in range(partitions)}
+    return {source_id(*HISTORY): HISTORY, **found}
+
+
+class Provenance:
+    """Reads the provenance of one view's values as an Arrow column."""
+
+    def __init__(self, view: ViewPlan, streams: Mapping[str, StreamSourcePlan]) -> None:
+        self._view = view
+        self._fingerprint = int.from_bytes(view.schema_fingerprint, "little")
+        topics = streams[view.stream].topics if view.stream in streams else ()
+        numbers = sorted((source_id(topic, 0) >> 16, topic) for topic in ("", *topics))
+        self._hashes = np.array([number for number, _ in numbers], np.int64)
+        self._topics = pa.array([topic for _, topic in numbers], pa.string())
+
+    @property
+    def type(self) -> pa.DataType:
+        return WINDOW_TYPE if self._view.kind == "window" else ROW_TYPE
+
+    def column(self, data: Sequence[bytes | None]) -> pa.Array:
+        """What each of n values of Redis was made of: WINDOW_TYPE or ROW_TYPE, null for none."""
+        return self._windows(data) if self._view.kind == "window" else self._rows(data)
+
+    def _windows(self, data: Sequence[bytes | None]) -> pa.Array:
+        kept = [value if value and not len(value) & 7 else b"" for value in data]
+        sizes = np.fromiter((len(value) >> 3 for value in kept), np.int64, len(kept))
+        words = np.frombuffer(b"".join(kept), np.int64)
+        at = np.zeros(len(kept) + 1, np.int64)
+        most = kernels.count_sections(words, sizes, _HEADER, at)
+        source, offset = np.empty(most, np.int64), np.empty(most, np.int64)
+        kernels.read_sections(words, sizes, at, source, offset)
+        place = np.minimum(np.searchsorted(self._hashes, source >> 16), len(self._hashes) - 1)
+        known = self._hashes[place] == source >> 16
+        partition = (source & 0xFFFF).astype(np.int32)
+        partition[partition == 0xFFFF] = -1
+        topics = self._topics.take(pa.array(place, mask=~known))
+        sections = pa.StructArray.from_arrays(
+            [topics, pa.array(partition), pa.array(offset)], fields=list(WINDOW_TYPE.value_type)
+        )
+        return pa.ListArray.from_arrays(pa.array(at.astype(np.int32)), sections)
+
+    def _rows(self, data: Sequence[bytes | None]) -> pa.Array:
+        kept = [value if value and len(value) >= 12 else b"" for value in data]
+        sizes = np.fromiter((len(value) for value in kept), np.int64, len(kept))
+        joined = np.frombuffer(b"".join(kept), np.uint8)
+        numbers = np.zeros((4, len(kept)), np.int64)
+        state = np.zeros(len(kept), np.uint8)
+        kernels.row_origins(joined, sizes, self._fingerprint, numbers, state)
+        event, created, partition, offset = numbers
+        dated, placed = state & 2 > 0, state & 4 > 0
+        return pa.StructArray.from_arrays(
+            [
+                pa.array(event).cast(TIMESTAMP), pa.array(created, mask=~dated).cast(TIMESTAMP),
+                pa.array(partition.astype(np.int32), mask=~placed), pa.array(offset, mask=~placed),
+                pa.array(state & 1 > 0),
+            ],
+            fields=list(ROW_TYPE), mask=pa.array(sizes == 0),
+        )  # fmt: skip
+
+
+def as_json(provenance: pa.Array) -> list[Any]:
+    """A provenance column for an answer: times as ISO 8601."""
+    found: list[Any] = provenance.to_pylist()
+    for one in found:
+        if isinstance(one, dict):
+            for name in ("event_timestamp", "created"):
+                one[name] = one[name].isoformat() if one[name] else None
+    return found
+
+
+class Sections(NamedTuple):
+    """A windowed view's provenance as arrays: value i has the sections `at[i]:at[i + 1]`."""
+
+    at: Int64
+    source: Int64
+    offset: Int64
+
+    @classmethod
+    def of(cls, column: pa.Array) -> Sections:
+        """From a column of WINDOW_TYPE."""
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        sizes = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        at = np.zeros(len(array) + 1, np.int64)
+        np.cumsum(sizes, out=at[1:])
+        sections = array.flatten()
+        topics = sections.field("topic").fill_null("?").dictionary_encode()
+        hashes = [source_id(topic, 0) for topic in topics.dictionary.to_pylist()]
+        numbers = np.array(hashes, np.int64)[topics.indices.to_numpy()] if hashes else at[:0]
+        partition = sections.field("partition").cast(pa.int64()).to_numpy() & 0xFFFF
+        return cls(at, numbers | partition, sections.field("offset").to_numpy())

@@ -1,0 +1,191 @@
+"""Vectors in the feature log are those that were served, whatever they hold; no request waits."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from headwater.offline.feature_log import FeatureLog, Part
+from tests.serving import project
+from tests.serving.server import Running, serve, until
+
+STATUSES = {1: "PRESENT", 2: "NULL_VALUE", 3: "NOT_FOUND", 4: "OUTSIDE_MAX_AGE"}
+SECOND = "0.3"
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Path:
+    made = project.write(
+        tmp_path_factory.mktemp("logged") / "repo", project.ours(redis_url), "loggedtests"
+    )
+    project.apply(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def running(repo: Path, redis_url: str) -> Iterator[Running]:
+    settings = {"HEADWATER_FEATURE_LOG": str(repo / "log"), "HEADWATER_FEATURE_LOG_SECONDS": SECOND}
+    with serve(repo, redis_url, **settings) as server:
+        for view, columns in project.frames().items():
+            body = {"feature_view_name": view, "df": columns}
+            assert server.post("/write-to-online-store", body).status == 200
+        yield server
+
+
+def logged(running: Running, folder: Path, rows: int) -> Part:
+    """The log once it has so many rows of its first plan."""
+
+    def parts() -> list[Part]:
+        return list(FeatureLog(str(folder)).read()) if folder.exists() else []
+
+    until(lambda: sum(part.table.num_rows for part in parts()) >= rows)
+    found = parts()
+    assert sum(part.table.num_rows for part in found) == rows
+    return found[0]
+
+
+def outcomes(running: Running) -> dict[str, float]:
+    text = running.get("/metrics").body.decode()
+    return {
+        kind: float(n)
+        for kind, n in re.findall(r'logged_vectors_total\{outcome="(\w+)"\} ([\d.e+]+)', text)
+    }
+
+
+def test_every_kind_of_value_is_logged_as_it_was_answered(running: Running, repo: Path) -> None:
+    users = list(range(project.USERS))
+    sessions = [f"s{i}" if i % 3 else f"é{i} {{x}}" for i in range(project.SESSIONS)] * 2
+    before = time.time_ns() // 1000
+    both = {"user_id": users, "session_id": sessions}
+    whole = running.features("everything", both, full_feature_names=True).columns()
+    alone = [
+        running.features(
+            "everything", {"user_id": [u], "session_id": [s]}, full_feature_names=True
+        ).columns()
+        for u, s in zip(users, sessions, strict=True)
+    ]
+    after = time.time_ns() // 1000
+    part = logged(running, repo / "log" / "everything", 2 * len(users))
+    table = part.table
+    times = part.times()
+    assert ((times >= before) & (times <= after)).all()
+    assert part.plan.service == "everything"
+    assert set(table["__catalog"].to_pylist()) == {part.plan.catalog.version}
+    assert len(set(table["__request_id"].to_pylist())) == len(users) + 1
+    ids = table["__request_id"].to_pylist()
+    order = sorted(range(len(ids)), key=lambda row: int(times[row]))
+    for answers in ([whole], alone):
+        n = len(users)
+        rows = [row for row in order if (ids.count(ids[row]) == n) == (answers[0] is whole)]
+        assert len(rows) == n
+        for title in (t for t in whole if "__" in t):
+            values = [v for answer in answers for v in answer[title]["values"]]
+            statuses = [s for answer in answers for s in answer[title]["statuses"]]
+            column = _as_json(table[title].take(pa.array(rows)))
+            codes = table[f"{title}__status"].take(pa.array(rows)).to_pylist()
+            assert [STATUSES[code] for code in codes] == statuses, title
+            assert column == values, title
+
+
+def _as_json(column: pa.ChunkedArray) -> list[Any]:
+    """As Feast's JSON has it: seconds, base64, maps as they are."""
+
+    def one(value: Any, kind: pa.DataType) -> Any:
+        if value is None:
+            return None
+        if pa.types.is_timestamp(kind):
+            return int(value.timestamp() // 1)
+        if pa.types.is_list(kind):
+            return [one(v, kind.value_type) for v in value]
+        if isinstance(value, bytes):
+            return base64.b64encode(value).decode()
+        if isinstance(value, str) and value.startswith("{"):
+            return json.loads(value)
+        return value
+
+    return [one(value, column.type) for value in column.to_pylist()]
+
+
+def test_a_row_is_logged_with_the_version_that_it_was_made_of(running: Running, repo: Path) -> None:
+    entities = {"user_id": [1, 0], "amount": [2.0, 4.0]}
+    asked = ["doubles:d0", "by_lists:ratio"]
+    answer = running.features(asked, entities, provenance=True)
+    said = answer.json["provenance"]
+    row, none = said["feature_views"]["doubles"]
+    assert none is None  # there is no user 0
+    assert row["readable"] and row["offset"] is None
+    part = logged(running, repo / "log" / "features", 2)
+    assert said["catalog"] == part.plan.catalog.version
+    held = part.table.to_pydict()
+    assert held["__provenance__doubles"][1] is None
+    event = held["__provenance__doubles"][0]["event_timestamp"]
+    assert event.isoformat() == row["event_timestamp"]
+    assert held["doubles__d0__timestamp"] == [event, None]
+    assert held["amount"] == [2.0, 4.0]
+    ratio = answer.columns()["ratio"]["values"]
+    assert held["by_lists__ratio"] == ratio
+    # What names a request by its features alone can be logged in Arrow as well.
+    stream = running.post(
+        "/get-online-features",
+        {"features": asked, "entities": entities, "provenance": True},
+        {"Accept": "application/vnd.apache.arrow.stream"},
+    )
+    batch = pa.ipc.open_stream(stream.body).read_all()
+    assert batch["__provenance__doubles"].to_pylist() == held["__provenance__doubles"]
+
+
+def test_a_service_is_sampled_by_its_own_logging_config(running: Running, repo: Path) -> None:
+    for _ in range(200):
+        running.features("renamed", {"user_id": [1]})
+    folder = repo / "data" / "renamed-log"
+    until(lambda: folder.exists() and any(folder.glob("*.parquet")))
+    part = next(FeatureLog(str(folder)).read())
+    assert 40 < part.table.num_rows < 160
+    assert {"other__d1", "other__d0", "numbers__i64"} < set(part.table.column_names)
+    # Feast's own reader of the folder finds its columns.
+    assert pq.read_table(folder).num_rows >= part.table.num_rows
+    assert not (repo / "log" / "renamed").exists()
+
+
+def test_what_cannot_be_logged_in_time_is_counted_and_answered_all_the_same(
+    repo: Path, redis_url: str
+) -> None:
+    settings = {
+        "HEADWATER_FEATURE_LOG": str(repo / "small"), "HEADWATER_FEATURE_LOG_QUEUE": "10",
+        "HEADWATER_FEATURE_LOG_SECONDS": SECOND,
+    }  # fmt: skip
+    with serve(repo, redis_url, **settings) as server:
+        found = server.features(["numbers:i64"], {"user_id": list(range(40))})
+        assert len(found.columns()["i64"]["values"]) == 40
+        assert outcomes(server)["dropped"] == 40
+        server.features(["numbers:i64"], {"user_id": [1]})
+        until(lambda: outcomes(server)["written"] == 1)
+        # A folder that cannot be written loses vectors, and no answer.
+        (repo / "small" / "everything").write_text("in the way")
+        both = {"user_id": [1], "session_id": ["s1"]}
+        assert server.features("everything", both, full_feature_names=True).status == 200
+        until(lambda: outcomes(server)["failed"] == 1)
+        assert "were not logged" in server.log.read_text()
+        server.features(["numbers:i64"], {"user_id": [2]})
+    # What was recorded is written when the service ends.
+    (part,) = FeatureLog(str(repo / "small" / "features")).read()
+    assert part.table["user_id"].to_pylist() == [1, 2]
+
+
+def test_a_range_of_the_log_is_read(running: Running, repo: Path) -> None:
+    log = FeatureLog(str(repo / "log" / "everything"))
+    times = sorted(int(t) for part in log.read() for t in part.times())
+    middle = times[len(times) // 2]
+    early = sum(part.table.num_rows for part in log.read(until_us=middle))
+    late = sum(part.table.num_rows for part in log.read(since_us=middle + 1))
+    assert early + late == len(times)
+    assert 0 < early < len(times)
