@@ -87,7 +87,10 @@ class Settings:
         _one_of("debug", "info", "warning", "error"),
     )
     log_flush_seconds: float = _setting(
-        "HEADWATER_LOG_FLUSH_SECONDS", 1.0, "longest time between appends to the offline log"
+        "HEADWATER_LOG_FLUSH_SECONDS",
+        1.0,
+        "time between appends to the offline log, up to five times as long where the worker is far "
+        "behind",
     )
     log_flush_rows: int = _setting(
         "HEADWATER_LOG_FLUSH_ROWS", 500_000, "events after which the offline log is appended"
@@ -98,7 +101,8 @@ class Settings:
     write_seconds: float = _setting(
         "HEADWATER_WRITE_SECONDS",
         1.0,
-        "longest time between writes to Redis while the worker is behind; else it writes at once",
+        "time between writes to Redis while the worker is behind, up to five times as long where "
+        "it is far behind; else it writes at once",
     )
     log: str = _setting(
         "HEADWATER_LOG", "on", "off: the worker keeps no offline log", _one_of("on", "off")

@@ -1,4 +1,4 @@
-"""What runs beside the loop: one thread writes Redis, one appends to the log."""
+"""What runs beside the loop: one thread folds, one writes Redis, one appends to the log."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ T = TypeVar("T")
 
 
 class Jobs:
-    """The two threads; the jobs of each are done in turn."""
+    """The threads; the jobs of each are done in turn."""
 
     def __init__(self) -> None:
+        self._fold = ThreadPoolExecutor(1, "fold")
         self._redis = ThreadPoolExecutor(1, "redis")
         self._log = ThreadPoolExecutor(1, "log")
         self._open: set[Future[Any]] = set()
+
+    def fold(self, job: Callable[[], T]) -> Future[T]:
+        return self._submit(self._fold, job)
 
     def redis(self, job: Callable[[], T]) -> Future[T]:
         return self._submit(self._redis, job)
@@ -37,6 +41,7 @@ class Jobs:
         wait(self._open)
 
     def close(self) -> None:
+        self._fold.shutdown()
         self._redis.shutdown()
         self._log.shutdown()
 

@@ -58,6 +58,7 @@ class Rounds:
         if now - self._looked < 1.0:
             return
         self._looked = now
+        worker.folded()
         worker.status.jumped(worker.consumer.jumps)
         worker.status.publish(worker.routes)
         worker.look_for_losses()

@@ -7,7 +7,9 @@ that it holds, and what decides about an event (the watermark) is saved with the
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections import deque
 from collections.abc import Collection
 from concurrent.futures import Future
 from pathlib import Path
@@ -43,6 +45,12 @@ logger = logging.getLogger("headwater.ingest")
 POLL_SECONDS = 0.05
 #: Pause after a store failed.
 BACK_OFF_SECONDS = 0.5
+#: Batches that may wait to be folded while the next are read and decoded.
+FOLDS_AHEAD = 4
+#: While the worker is behind, a write may wait for this part of the events' age, ...
+PATIENCE = 0.2
+#: ... but at most this many times as long as the settings say.
+MOST_PATIENCE = 5.0
 
 
 class Saved(msgspec.Struct):
@@ -69,6 +77,7 @@ class Worker:
         self._clocks: dict[TopicPartition, int] = {}
         self._dead: list[tuple[TopicPartition, DeadLetter]] = []
         self._jobs = Jobs()
+        self._folds: deque[Future[None]] = deque()
         self._written: Written | None = None
         self._checkpoint: Checkpoint | None = None
         self._clean = True
@@ -76,6 +85,8 @@ class Worker:
         self._behind = False
         self._rows = 0
         self._record_ms: list[int] = []
+        #: Of what was taken in since the last write, the age of the youngest record.
+        self._age_seconds = math.inf
         self._wrote = self._saved = time.monotonic()
         self.load()
         config = settings.kafka_config
@@ -136,6 +147,7 @@ class Worker:
                 time.sleep(BACK_OFF_SECONDS)
         if self.stopping:
             self._last_flush()
+        self._jobs.wait()
         self.rounds.last()
         self._jobs.close()
         self.rounds.close()
@@ -189,6 +201,7 @@ class Worker:
     def _start_over(self) -> None:
         """Forget what is not committed; the events are read again."""
         self._jobs.wait()
+        self._folds.clear()
         self._written = self._checkpoint = None
         self._dead.clear()
         self.positions.clear()
@@ -214,7 +227,9 @@ class Worker:
                     self._fold(route, taken.batch, now_us)
                 self.status.took(tp, taken)
             self._rows += len(records)
-            self._record_ms += [int(records.timestamp_ms[0]), int(records.timestamp_ms[-1])]
+            first_ms, last_ms = int(records.timestamp_ms[0]), int(records.timestamp_ms[-1])
+            self._record_ms += [first_ms, last_ms]
+            self._age_seconds = min(self._age_seconds, time.time() - last_ms / 1000)
         self.positions[tp] = records.next_offset
         self.status.reached(records, max(watermarks.values(), default=NO_TIME))
 
@@ -231,11 +246,22 @@ class Worker:
         return min(clock_us, self._clocks.get(records.tp, clock_us // 1000) * 1000 + 999)
 
     def _fold(self, route: StreamRoute, batch: Batch, now_us: int) -> None:
+        """Have a batch folded beside the loop: the kernels leave Python to the next decoding."""
         tp = TopicPartition(batch.topic, batch.partition)
-        with self.metrics.step("fold"):
-            for sink in route.sinks:
-                if self.takeover.live(sink.prefix, tp):
+        sinks = [sink for sink in route.sinks if self.takeover.live(sink.prefix, tp)]
+
+        def job() -> None:
+            with self.metrics.step("fold"):
+                for sink in sinks:
                     sink.apply(batch, now_us)
+
+        self._folds.append(self._jobs.fold(job))
+        self.folded(ahead=FOLDS_AHEAD)
+
+    def folded(self, ahead: int = 0) -> None:
+        """Wait until at most `ahead` batches have yet to be folded; raises what a fold raised."""
+        while len(self._folds) > ahead:
+            self._folds.popleft().result()
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -246,22 +272,33 @@ class Worker:
             self._collect()
         if self._checkpoint is not None and self._checkpoint.done:
             self._commit()
-        full = self._rows >= self.settings.log_flush_rows
+        full, patience = self._rows >= self.settings.log_flush_rows, self._patience()
         if self._checkpoint is not None and self._rows >= 2 * self.settings.log_flush_rows:
             self._commit()  # waits: what is read may not outgrow what is written
         if self._checkpoint is None and (
-            full or (self._rows and now - self._saved >= self.settings.log_flush_seconds)
+            full or (self._rows and now - self._saved >= patience * self.settings.log_flush_seconds)
         ):
             self._save()
         elif self._written is None and (
-            not self._behind or now - self._wrote >= self.settings.write_seconds
+            not self._behind or now - self._wrote >= patience * self.settings.write_seconds
         ):
             self._write()
 
+    def _patience(self) -> float:
+        """How many times longer than usual a write may wait.
+
+        Events that are a minute late lose nothing by some seconds, and what comes of an entity
+        between two writes is written once. Any recent record among them keeps the usual pace.
+        """
+        if not self._behind:
+            return 1.0
+        return min(max(1.0, PATIENCE * self._age_seconds), MOST_PATIENCE)
+
     def _write(self) -> None:
         """Let the writing thread bring Redis up to the positions."""
+        self.folded()
         self._collect()
-        self._wrote = time.monotonic()
+        self._wrote, self._age_seconds = time.monotonic(), math.inf
         moves = self.takeover.moves(self.positions)
         commands = self.routes.take()
         if not commands and not moves:

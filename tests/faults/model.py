@@ -195,7 +195,10 @@ class ModelJobs:
     """See `Jobs`."""
 
     def __init__(self) -> None:
-        self.queues: dict[str, deque[Job]] = {"redis": deque(), "log": deque()}
+        self.queues: dict[str, deque[Job]] = {"fold": deque(), "redis": deque(), "log": deque()}
+
+    def fold(self, work: Callable[[], Any]) -> Job:
+        return Job(self.queues["fold"], work)
 
     def redis(self, work: Callable[[], Any]) -> Job:
         return Job(self.queues["redis"], work)

@@ -177,7 +177,7 @@ class Engine(RuleBasedStateMachine):
         worker.look_around()
 
     @precondition(lambda self: self.workers)
-    @rule(data=st.data(), kind=st.sampled_from(["redis", "log"]))
+    @rule(data=st.data(), kind=st.sampled_from(["fold", "redis", "log"]))
     def work(self, data: st.DataObject, kind: str) -> None:
         data.draw(st.sampled_from(self.workers)).work(kind)
 
