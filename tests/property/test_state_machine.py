@@ -334,6 +334,53 @@ def test_what_a_zombie_writes_late_replaces_nothing_newer(store: LocalRedis) -> 
     engine.teardown()
 
 
+def test_a_checkpoint_commits_nothing_of_a_partition_that_was_revoked_meanwhile(
+    store: LocalRedis,
+) -> None:
+    """The broker would take it: an older offset than the new owner's, and its dead letters again."""
+    Engine.url = store.url
+    engine = Engine()
+    engine.join(True)
+    event = {"user_id": 0, "at": -MINUTE, "x": 1.0, "s": "a"}
+    for part in PARTS:
+        engine.produce(part, [event, b"{"])
+    (first,) = engine.workers
+    first.turn(0)
+    first.turn(50)  # read, and a checkpoint begun that waits for its writes
+    engine.join(False)
+    _cycles(engine.workers[1], 4)
+    first.work("redis")
+    first.work("log")
+    first.turn(0)
+    assert engine.broker.committed[PARTS[0]].offset == 2
+    assert len(engine.broker.dead) == 2
+    engine.teardown()
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_worker_without_events_finds_that_redis_lost_its_data_and_has_them_made_again(
+    store: LocalRedis, restored: bool
+) -> None:
+    """Emptied, or rewound to a snapshot; nothing else would come upon it before the next event."""
+    Engine.url = store.url
+    engine = Engine()
+    engine.join(True)
+    for minutes in (3, 1):
+        if minutes == 1:
+            engine.redis_saves()
+        for part in PARTS:
+            engine.produce(part, [{"user_id": 0, "at": -minutes * MINUTE, "x": 1.0, "s": "a"}])
+        (worker,) = engine.workers
+        _cycles(worker, 4)
+    engine.redis_loses(restored)
+    for _ in range(6):
+        worker.look_around()
+        worker.turn(0)
+        worker.work("redis")
+    compare(engine.repo, engine.broker.read, engine.client)
+    engine.teardown()
+
+
 def _cycles(worker: ModelWorker, turns: int) -> None:
     for _ in range(turns):
         worker.turn(50)
