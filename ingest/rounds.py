@@ -45,9 +45,9 @@ class Rounds:
         self.fill_histories()
 
     def last(self) -> None:
-        """Say where the worker ended."""
+        """Say where the worker ended, and that it did."""
         with contextlib.suppress(StoreUnavailableError):
-            self._worker.status.publish(self._worker.routes)
+            self._worker.status.stopped()
 
     def close(self) -> None:
         self._chores.close()

@@ -30,6 +30,12 @@ class Status:
         self._summary: Counter[str] = Counter()
         self._jumps: Counter[TopicPartition] = Counter()
 
+    def began(self, tp: TopicPartition, position: int, committed: int | None) -> None:
+        """The partition is this worker's, whether or not there is anything to take in."""
+        status = self._of.setdefault(tp, PartitionStatus(worker=_worker()))
+        status.position, status.committed = position, committed
+        status.end = max(status.end, position)
+
     def took(self, tp: TopicPartition, taken: Taken) -> None:
         """Some records of a partition were judged for one source."""
         applied = 0 if taken.batch is None else len(taken.batch.ts)
@@ -92,6 +98,16 @@ class Status:
             self._metrics.jumps.labels(tp.topic, str(tp.partition)).inc(count - self._jumps[tp])
             self._jumps[tp] = count
 
+    def stopped(self) -> None:
+        """The worker ends as it was asked to, here; it holds no state and takes nothing in."""
+        for status in self._of.values():
+            status.stopped, status.updated_at, status.rate = True, time.time(), 0.0
+            status.state_keys = status.state_bytes = 0
+        self._say()
+
+    def _say(self) -> None:
+        publish(self._writer, {(tp.topic, tp.partition): s for tp, s in self._of.items()})
+
     def publish(self, routes: Iterable[StreamRoute]) -> None:
         """Once a second: lag and rates as metrics and for `headwater status`."""
         now, elapsed = time.time(), time.monotonic() - self._since
@@ -106,7 +122,7 @@ class Status:
             labels = (tp.topic, str(tp.partition))
             self._metrics.lag_records.labels(*labels).set(status.lag_records)
             self._metrics.lag_seconds.labels(*labels).set(status.lag_seconds(now))
-        publish(self._writer, {(tp.topic, tp.partition): s for tp, s in self._of.items()})
+        self._say()
         if time.monotonic() - self._summed >= SUMMARY_SECONDS:
             self._summed = time.monotonic()
             lag = sum(status.lag_records for status in self._of.values())

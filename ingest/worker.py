@@ -117,7 +117,8 @@ class Worker:
 
     def look_for_losses(self) -> None:
         """Raises StateLostError where Redis no longer holds what this worker builds on."""
-        _refuse_loss(self.takeover.basis().stands())
+        if self.positions:
+            _refuse_loss(self.takeover.basis().stands())
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -184,6 +185,7 @@ class Worker:
         saved = held.metadata if held else ""
         self._watermarks[tp] = msgspec.json.decode(saved, type=Saved).watermarks if saved else {}
         self.positions[tp] = position
+        self.status.began(tp, position, held.offset if held else None)
 
     def _give_up(self, revoked: Collection[TopicPartition]) -> None:
         """Partitions are somebody else's: write what is pending (it is true), forget the rest."""

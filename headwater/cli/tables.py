@@ -36,7 +36,8 @@ def partitions(catalog: Catalog, writer: OnlineWriter, now: float) -> list[dict[
                 "topic": topic,
                 "partition": partition,
                 "worker": status.worker,
-                "running": now - status.updated_at < SILENT_SECONDS,
+                "running": not status.stopped and now - status.updated_at < SILENT_SECONDS,
+                "stopped": status.stopped,
                 "position": status.position,
                 "lag_records": status.lag_records,
                 "lag_seconds": round(status.lag_seconds(now), 3),
@@ -78,11 +79,10 @@ def partitions_table(rows: Iterable[Row]) -> Table:
         rejected = ", ".join(f"{kind} {n:,}" for kind, n in sorted(row["rejected"].items()))
         lag = f"{row['lag_records']:,} ({row['lag_seconds']:,.1f} s)"
         behind = f"; {row['behind']} views behind" if row["behind"] else ""
-        gone = "" if row["running"] else f" [red]{row['worker']} is gone[/]"
         done = f"{row['committed']:,}" if row["committed"] is not None else "never"
         table.add_row(
             f"{row['topic']}-{row['partition']}",
-            lag + behind + gone,
+            lag + behind + _ended(row),
             _utc(row["watermark_us"]),
             f"{row['events_per_second']:,.0f}",
             rejected or "0",
@@ -90,6 +90,12 @@ def partitions_table(rows: Iterable[Row]) -> Table:
             done,
         )
     return table
+
+
+def _ended(row: Row) -> str:
+    if row["running"]:
+        return ""
+    return "; stopped" if row["stopped"] else f" [red]{row['worker']} is gone[/]"
 
 
 def _utc(us: int | None) -> str:

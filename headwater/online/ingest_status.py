@@ -17,7 +17,7 @@ class PartitionStatus(msgspec.Struct):
     position: the next offset to take in; end: the partition's end when it was last asked;
     record_ms: when Kafka got the last record taken in; rate: events a second; rejected: kind ->
     how many since the worker started; state_keys,
-    state_bytes: window states in the worker's memory.
+    state_bytes: window states in the worker's memory. stopped: the worker ended as it was asked to.
     """
 
     worker: str
@@ -33,6 +33,7 @@ class PartitionStatus(msgspec.Struct):
     updated_at: float = 0.0
     state_keys: int = 0
     state_bytes: int = 0
+    stopped: bool = False
 
     @property
     def lag_records(self) -> int:

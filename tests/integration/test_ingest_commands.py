@@ -18,6 +18,7 @@ from headwater.local import LocalKafka
 from headwater.offline.sources import read_log
 from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter
+from tests.faults.crew import until
 from tests.processes import Programs
 
 TOPIC = "receipts"
@@ -94,6 +95,12 @@ def count(programs: Programs, client: redis.Redis, user: int) -> int:
     return found
 
 
+def partitions(programs: Programs) -> list[dict[str, Any]]:
+    """What `headwater status` says of each partition."""
+    found: list[dict[str, Any]] = json.loads(programs.run("status", "--json").stdout)["partitions"]
+    return found
+
+
 def stop(worker: subprocess.Popen[bytes]) -> None:
     worker.terminate()
     assert worker.wait(30) == 0
@@ -102,8 +109,11 @@ def stop(worker: subprocess.Popen[bytes]) -> None:
 def test_an_event_that_was_waited_for_is_servable(
     programs: Programs, send: Any, redis_client: redis.Redis
 ) -> None:
+    send(event(1, time.time_ns() // 1000 - 2_000_000))
     worker = programs.ingest()
     try:
+        # Of every partition that it has, events or none.
+        until(lambda: sum(one["running"] for one in partitions(programs)) == 4, "no status")
         before = count(programs, redis_client, 1)
         offset = send(event(1, time.time_ns() // 1000 - 1_000_000))
         done = json.loads(programs.headwater(
@@ -111,10 +121,9 @@ def test_an_event_that_was_waited_for_is_servable(
         ))  # fmt: skip
         assert done["servable"]
         assert count(programs, redis_client, 1) == before + 1
-        status = programs.run("status", "--json")
-        partitions = {one["partition"]: one for one in json.loads(status.stdout)["partitions"]}
-        assert partitions[0]["running"]
-        assert partitions[0]["position"] == offset + 1
+        now = next(one for one in partitions(programs) if one["partition"] == 0)
+        assert now["running"]
+        assert now["position"] == offset + 1
         later = programs.run(
             "wait", "--topic", TOPIC, "--partition", "0", "--offset", str(offset + 9),
             "--timeout", "0.2", "--json",
@@ -126,6 +135,10 @@ def test_an_event_that_was_waited_for_is_servable(
         assert "no online view reads topic 'none'" in unknown.stderr
     finally:
         stop(worker)
+    ended = {one["partition"]: one for one in partitions(programs)}
+    assert all(one["stopped"] and not one["running"] for one in ended.values())
+    assert ended[0]["committed"] == offset + 1
+    assert "stopped" in programs.run("status").stdout
 
 
 def test_dead_letters_keep_their_bytes_and_are_replayed_once(
