@@ -44,4 +44,4 @@ soak: .venv/dev ## long fault and load runs
 
 requirements: ## resolve and pin the dependencies again: all, then of these what running takes
 	$(PIN) --all-extras -o requirements-dev.txt
-	$(PIN) --extra fast --extra postgres --extra demo -c requirements-dev.txt -o requirements.txt
+	$(PIN) --extra fast --extra grpc --extra postgres --extra demo -c requirements-dev.txt -o requirements.txt

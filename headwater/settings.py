@@ -41,6 +41,7 @@ _HTTP_URL = _matches("http[s]://[USER:PASSWORD@]HOST[:PORT]", r"https?://\S+")
 _BROKERS = _matches("HOST:PORT, or several with commas between", r"[^\s,:]+:\d+(,[^\s,:]+:\d+)*")
 _SIZE = _matches("a size such as 4GB", r"\d+(\.\d+)? ?[KMGT]i?B")
 _PORT: Wanted = ("a port, 1 to 65535", lambda n: 0 < n < 65536)
+_PORT_OR_NONE: Wanted = ("a port, 1 to 65535, or 0 for none", lambda n: 0 <= n < 65536)
 _PORT_OR_ANY: Wanted = ("a port, 1 to 65535, or 0 for a free one", lambda n: 0 <= n < 65536)
 
 
@@ -74,6 +75,9 @@ class Settings:
     group: str = _setting("HEADWATER_GROUP", "", "consumer group; default `headwater-<project>`")
     host: str = _setting("HEADWATER_HOST", "127.0.0.1", "address that the service listens on")
     port: int = _setting("HEADWATER_PORT", 6566, "port of the service", _PORT)
+    grpc_port: int = _setting(
+        "HEADWATER_GRPC_PORT", 0, "port of Feast's gRPC services; 0: none", _PORT_OR_NONE
+    )
     metrics_port: int = _setting(
         "HEADWATER_METRICS_PORT",
         9465,

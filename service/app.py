@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,114 +13,19 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from headwater import __version__, catalog_cache
-from headwater.catalog import Catalog
+from headwater import __version__
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
 from headwater.offline.materialize import materialize
-from headwater.online.cluster_link import ClusterLink, open_link
 from headwater.online.columns import warm
-from headwater.online.connect import connect
-from headwater.online.link import Link
-from headwater.online.writer import OnlineWriter, clock_key
 from headwater.quality.freshness import freshness as freshness_of
 from headwater.settings import Settings
-from service import protocol, training_sets, writes
-from service.access import Access, check_exposure
-from service.feature_log import FeatureLogs
+from service import openapi, protocol, training_sets
 from service.gate import Gate
-from service.metrics import Metrics
-from service.pushes import Pushes
 from service.replies import Reply, failed, refused
-from service.requests import Planner
-from service.vectors import Vectors, parse
+from service.running import Service
 
-logger = logging.getLogger("headwater.service")
 #: At its end the service waits so long for queued pushes.
 DRAIN_SECONDS = 5.0
-
-
-class Service:
-    """What requests share: the catalogue in use, the stores, the metrics."""
-
-    def __init__(self, repo: Path, settings: Settings) -> None:
-        self.repo, self.settings = repo, settings
-        self.metrics = Metrics()
-        self.fingerprint, catalog = self._load()
-        self.url = settings.redis_url or catalog.redis_url
-        self.logs = FeatureLogs(settings, self.metrics, self.url)
-        self.vectors = Vectors(settings, self.metrics, self.logs)
-        self.planner = self.vectors.use(catalog)
-        self.metrics.declare(catalog)
-        self.access = Access.parse(settings.api_keys)
-        check_exposure(settings, self.access)
-        self._writer: OnlineWriter | None = None
-        self.pushes = Pushes(lambda: self.writer, settings.max_queued_pushes)
-        self._held_data = False
-
-    planner: Planner
-
-    def _load(self) -> tuple[str, Catalog]:
-        return catalog_cache.fingerprint(self.repo), catalog_cache.load(self.repo)
-
-    def start(self) -> None:
-        """Connect; inside the event loop."""
-        self.vectors.link = open_link(self.url, self.settings.redis_timeout_seconds)
-
-    @property
-    def link(self) -> Link | ClusterLink:
-        if self.vectors.link is None:
-            raise StoreUnavailableError("the service has not started yet; try again shortly")
-        return self.vectors.link
-
-    @property
-    def writer(self) -> OnlineWriter:
-        if self._writer is None:
-            client = connect(self.url, self.settings.redis_timeout_seconds)
-            self._writer = OnlineWriter(client, self.planner.catalog.project)
-        return self._writer
-
-    async def check_ready(self) -> None:
-        """Raises StoreUnavailableError where Redis does not read, does not write, or lost its data.
-
-        Lost: it held the project's clocks since this service started, and holds none now.
-        """
-        await self.link.get(b"PING")
-        project = self.planner.catalog.project
-        held = await self.link.get(b"EXISTS", clock_key(project).encode())
-        if self._held_data and not held:
-            raise StoreUnavailableError(
-                "Redis has lost the project's data; materialize, and let `headwater ingest` rebuild"
-            )
-        self._held_data = bool(held)
-        await self.link.get(b"SET", f"headwater:{project}:ready".encode(), b"1", b"PX", b"1000")
-
-    async def watch(self) -> None:
-        """Take a new registry into use within a second or two of its writing."""
-        while True:
-            await asyncio.sleep(1.0)
-            try:
-                if catalog_cache.fingerprint(self.repo) != self.fingerprint:
-                    self.fingerprint, catalog = await asyncio.to_thread(self._load)
-                    self.planner = self.vectors.use(catalog)
-                    self.metrics.declare(catalog)
-                    logger.info("catalogue %s is in use", self.planner.catalog.version)
-            except (HeadwaterError, OSError) as error:
-                logger.warning("the catalogue stays as it was: %s", error)
-
-    async def raw_body(self, request: Request) -> bytes:
-        """The body, read no further than it may be long. Raises BadRequestError (413)."""
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self.settings.max_body_bytes:
-                raise BadRequestError(
-                    f"the body is larger than {self.settings.max_body_bytes} bytes", 413
-                )
-            parts.append(part)
-        return b"".join(parts)
-
-    async def body(self, request: Request) -> dict[str, Any]:
-        return parse(await self.raw_body(request))
 
 
 def create_app(repo: Path, settings: Settings) -> FastAPI:
@@ -137,7 +41,12 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
             # Compiled loops are loaded (the first time ever: compiled) while requests already come.
             asyncio.create_task(asyncio.to_thread(warm)),
         ]
+        rpc = _rpc(service)
+        if rpc:
+            await rpc.start()
         yield
+        if rpc:
+            await rpc.stop()
         await service.pushes.drain(DRAIN_SECONDS)
         for task in tasks:
             task.cancel()
@@ -149,6 +58,7 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
         version=__version__,
         description="Feature vectors from the online store, and how fresh and how null they are.",
         lifespan=lifespan,
+        responses=openapi.RESPONSES,
     )
     app.state.service = service
     app.add_middleware(
@@ -163,6 +73,19 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
     _add_health(app, service)
     training_sets.add(app, repo, lambda: service.planner.catalog, settings.max_body_bytes)
     return app
+
+
+def _rpc(service: Service) -> Any:
+    """The gRPC server where the settings ask for one; importing gRPC costs time and memory."""
+    if not service.settings.grpc_port:
+        return None
+    try:
+        from service.rpc.server import RpcServer
+    except ModuleNotFoundError as error:
+        raise HeadwaterError(
+            f"HEADWATER_GRPC_PORT needs {error.name}: pip install 'headwater[grpc]'"
+        ) from error
+    return RpcServer(service, shared_port=False)
 
 
 def _json(content: Any, status: int = 200) -> Response:
@@ -189,49 +112,8 @@ def _add_errors(app: FastAPI, service: Service) -> None:
         return _response(failed(str(error), 422))
 
 
-_EXAMPLE = {
-    "requestBody": {
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["entities"],
-                    "properties": {
-                        "entities": {
-                            "type": "object",
-                            "additionalProperties": {"type": "array", "items": {}},
-                        },
-                        "features": {"type": "array", "items": {"type": "string"}},
-                        "feature_service": {"type": "string"},
-                        "full_feature_names": {"type": "boolean"},
-                        "provenance": {"type": "boolean"},
-                    },
-                },
-                "example": {"feature_service": "airport_board", "entities": {"origin": ["JFK"]}},
-            }
-        }
-    }
-}
-_FRAME = {
-    "requestBody": {
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "push_source_name": {"type": "string"},
-                        "feature_view_name": {"type": "string"},
-                        "df": {"type": "object", "additionalProperties": {"type": "array"}},
-                    },
-                }
-            }
-        }
-    }
-}
-
-
 def _add_features(app: FastAPI, service: Service) -> None:
-    @app.post("/get-online-features", openapi_extra=_EXAMPLE, tags=["features"])
+    @app.post("/get-online-features", openapi_extra=openapi.VECTORS, tags=["features"])
     async def get_online_features(request: Request) -> Response:
         """Feature vectors of some entities, columnar, each value with its status and event time.
 
@@ -243,24 +125,13 @@ def _add_features(app: FastAPI, service: Service) -> None:
 
 
 def _add_writes(app: FastAPI, service: Service) -> None:
-    @app.post("/push", openapi_extra=_FRAME, tags=["writes"])
+    @app.post("/push", openapi_extra=openapi.PUSH, tags=["writes"])
     async def push(request: Request, wait: str = "online") -> Response:
         """Write rows to every view that a push source feeds, online, offline or both.
 
         The answer is a receipt: 200 when the rows are servable, or with `wait=none` at once, 202.
         """
-        body = await service.body(request)
-        name = body.get("push_source_name")
-        catalog = service.planner.catalog
-        if not isinstance(name, str) or name not in catalog.push_sources:
-            message = f"Unable to find push source '{name}'."
-            raise BadRequestError(message, 422, "PushSourceNotFoundException")
-        readers = service.planner.readers
-        frames = [
-            (writes.frame(view, body.get("df")), readers[view.name])
-            for view in catalog.views_of_push(name)
-        ]
-        receipt = await service.pushes.push(frames, str(body.get("to", "online")), wait)
+        receipt = await service.push(await service.body(request), wait)
         return _json(receipt, 202 if wait == "none" else 200)
 
     @app.get("/api/v1/pushes/{receipt}", tags=["writes"])
@@ -271,17 +142,10 @@ def _add_writes(app: FastAPI, service: Service) -> None:
             raise BadRequestError(f"there is no receipt {receipt!r} here (any more)", 404)
         return _json(state)
 
-    @app.post("/write-to-online-store", openapi_extra=_FRAME, tags=["writes"])
+    @app.post("/write-to-online-store", openapi_extra=openapi.ROWS, tags=["writes"])
     async def write_to_online_store(request: Request) -> Response:
         """Write rows to one view; the newest row of an entity wins."""
-        body = await service.body(request)
-        name = body.get("feature_view_name")
-        reader = service.planner.readers.get(name) if isinstance(name, str) else None
-        if reader is None:
-            message = f"there is no feature view {name!r}"
-            raise BadRequestError(message, 404, "FeatureViewNotFoundException")
-        frame = writes.frame(reader.view, body.get("df"))
-        await service.pushes.push([(frame, reader)], "online", "online")
+        await service.write(await service.body(request))
         return _json(None)
 
     async def load(body: dict[str, Any]) -> Response:
@@ -293,12 +157,12 @@ def _add_writes(app: FastAPI, service: Service) -> None:
         await asyncio.to_thread(materialize, service.planner.catalog, service.writer, names)
         return _json(None)
 
-    @app.post("/materialize", tags=["writes"])
+    @app.post("/materialize", openapi_extra=openapi.MATERIALIZE, tags=["writes"])
     async def materialize_all(request: Request) -> Response:
         """Load the latest row of each entity from the batch sources."""
         return await load(await service.body(request))
 
-    @app.post("/materialize-incremental", tags=["writes"])
+    @app.post("/materialize-incremental", openapi_extra=openapi.MATERIALIZE, tags=["writes"])
     async def materialize_incremental(request: Request) -> Response:
         """As /materialize: rows that Redis already holds, or newer ones, stay."""
         return await load(await service.body(request))

@@ -110,9 +110,7 @@ class Metrics:
             ["route", "method", "status"], registry=r,
             buckets=_SECONDS,
         )  # fmt: skip
-        self.hot_seconds = Pending(
-            self.seconds.labels("/get-online-features", "POST", "2xx"), _SECONDS
-        )
+        self._answered: dict[str, Pending] = {}
         entities = Histogram(
             PREFIX + "online_entities_per_request", "Entities in a request",
             registry=r, buckets=_ENTITIES,
@@ -177,9 +175,16 @@ class Metrics:
                 if limit:
                     self.null_limit.labels(view.name, field.name).set(float(limit))
 
-    def failed(self, status: int, seconds: float) -> None:
-        """A request for vectors that got none."""
-        self.seconds.labels("/get-online-features", "POST", f"{status // 100}xx").observe(seconds)
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """A request for vectors."""
+        if status != 200:
+            self.seconds.labels(route, method, f"{status // 100}xx").observe(seconds)
+            return
+        pending = self._answered.get(route)
+        if pending is None:
+            pending = Pending(self.seconds.labels(route, method, "2xx"), _SECONDS)
+            self._answered[route] = pending
+        pending.observe(seconds)
 
     def text(self) -> bytes:
         """Prometheus text of everything, what requests have counted included."""
@@ -191,7 +196,8 @@ class Metrics:
         for tally in self.tallies:
             tally.flush(self)
         self.entities.flush()
-        self.hot_seconds.flush()
+        for pending in self._answered.values():
+            pending.flush()
 
     def show_clocks(self, clocks: Mapping[tuple[str, str], int]) -> None:
         for (stage, view), event_us in clocks.items():

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -19,7 +19,6 @@ from headwater.online.columns import ViewColumns, columns_of
 from headwater.online.provenance import as_json
 from service import answer
 from service.answer import Run
-from service.arrow import stream
 from service.feature_log import Recorder
 from service.log_columns import LogColumns
 from service.metrics import Metrics, Tally
@@ -27,10 +26,16 @@ from service.on_demand import compute
 from service.requests import FeaturePlan, check_columns
 from service.single import SingleEntity
 
-#: The columns of each read, and the features of each on-demand view.
-Found = tuple[list[ViewColumns], list[dict[str, list[Any]]]]
 #: Keys in one MGET, which holds Redis up while it runs.
 MGET_KEYS = 1000
+
+
+class Found(NamedTuple):
+    """What Redis's values and the on-demand views make: columns of each read and each view."""
+
+    columns: list[ViewColumns]
+    computed: list[dict[str, list[Any]]]
+    now_us: int
 
 
 class Prepared:
@@ -43,8 +48,8 @@ class Prepared:
         self.plan, self._limit = plan, max_entities
         self._log, self._recorder = log, recorder
         self._readers = [columns_of(read.reader, read.features) for read in plan.reads]
-        self._kinds = [_kinds(read) for read in plan.reads]
-        self._any_time = ["UNIX_TIMESTAMP" in kinds for kinds in self._kinds]
+        self.types = [_kinds(read) for read in plan.reads]
+        self._any_time = ["UNIX_TIMESTAMP" in kinds for kinds in self.types]
         self._runs = _runs(plan)
         self._heads = [[_head(r.reader.prefix, size) for size in range(64)] for r in plan.reads]
         self._tallies = [
@@ -122,74 +127,60 @@ class Prepared:
         echoed = [v for k, v in entities.items() if k not in self.plan.request_types]
         parts = answer.head(self._names_of(entities), [*map(orjson.dumps, echoed)], n)
         single = self._single.read(data, now_us) if n == 1 and self._single else None
-        served: bytes | Found
         if single is None:
-            served = self._found(entities, data, n, now_us)
-            self._write(served, n, now_us, parts)
+            self._write(self.look(entities, data, n, now_us), parts)
         else:
-            served = single.cells
             parts += single.parts
             self._metrics.entities.observe(n)
-        if self._recorder is not None:
-            self._recorder.take(now_us, n, entities, data, served)
+            self._record(now_us, n, entities, data, single.cells)
         return answer.close(parts, self._provenance(data, n, now_us) if provenance else b"")
 
-    def arrow(
+    def look(
         self, entities: Mapping[str, Sequence[Any]], data: Sequence[bytes | None], n: int,
-        provenance: bool = False,
-    ) -> bytes:  # fmt: skip
-        """As `answer`, as an Arrow stream."""
-        now_us = time.time_ns() // 1000
-        found, made = self._found(entities, data, n, now_us)
-        body = stream(
-            self.plan,
-            entities,
-            found,
-            made,
-            n,
-            self._log.provenances(data, n) if provenance else {},
-        )
-        self._count(found, n, now_us)
+        now_us: int = 0,
+    ) -> Found:  # fmt: skip
+        """The columns of the answer as of now, counted in the metrics and logged.
+
+        Raises BadRequestError (on demand).
+        """
+        now_us = now_us or time.time_ns() // 1000
+        columns = self.columns(data, n, now_us)
+        made = [compute(view, self.plan, columns, entities, n) for view in self.plan.on_demand]
+        found = Found(columns, made, now_us)
+        for tally, view in zip(self._tallies, columns, strict=True):
+            tally.count(view, n, now_us)
+        self._metrics.entities.observe(n)
+        self._record(now_us, n, entities, data, found)
+        return found
+
+    def _record(self, now_us: int, n: int, entities: Any, data: Any, served: bytes | Found) -> None:
         if self._recorder is not None:
-            self._recorder.take(now_us, n, entities, data, (found, made))
-        return body
+            self._recorder.take(now_us, n, entities, data, served)
+
+    def provenances(self, data: Sequence[bytes | None], n: int) -> dict[str, Any]:
+        """What the values of each view were made of, as Arrow columns."""
+        return self._log.provenances(data, n)
 
     def _provenance(self, data: Sequence[bytes | None], n: int, now_us: int) -> bytes:
         """What the values were made of, as a member of the answer."""
-        found = {v: as_json(column) for v, column in self._log.provenances(data, n).items()}
+        found = {v: as_json(column) for v, column in self.provenances(data, n).items()}
         about = {
             "request_timestamp": datetime.fromtimestamp(now_us / 1e6, UTC),
             "catalog": self._log.version, "feature_views": found,
         }  # fmt: skip
         return b',"provenance":' + orjson.dumps(about, option=orjson.OPT_UTC_Z)
 
-    def _count(self, found: Sequence[ViewColumns], n: int, now_us: int) -> None:
-        for tally, columns in zip(self._tallies, found, strict=True):
-            tally.count(columns, n, now_us)
-        self._metrics.entities.observe(n)
-
-    def _found(
-        self,
-        entities: Mapping[str, Sequence[Any]],
-        data: Sequence[bytes | None],
-        n: int,
-        now_us: int,
-    ) -> Found:
-        """The columns of each read, and the features of each on-demand view by name."""
-        found = self.columns(data, n, now_us)
-        return found, [compute(view, self.plan, found, entities, n) for view in self.plan.on_demand]
-
-    def _write(self, served: Found, n: int, now_us: int, parts: list[bytes]) -> None:
+    def _write(self, found: Found, parts: list[bytes]) -> None:
         """Append the answer's feature columns, with a comma behind each."""
-        found, made = served
         pieces = [
             answer.pieces(columns, kinds, any_time)
-            for columns, kinds, any_time in zip(found, self._kinds, self._any_time, strict=True)
+            for columns, kinds, any_time in zip(
+                found.columns, self.types, self._any_time, strict=True
+            )
         ]
-        for view, columns in zip(self.plan.on_demand, made, strict=True):
-            kinds = {field.name: field.type for field in view.features}
-            pieces.append(answer.computed(columns, kinds, now_us))
-        self._count(found, n, now_us)
+        for view, made in zip(self.plan.on_demand, found.computed, strict=True):
+            of_view = {field.name: field.type for field in view.features}
+            pieces.append(answer.computed(made, of_view, found.now_us))
         for source, at in self._runs:
             pieces[source].write(at, parts)
 

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.arrow import MEDIA_TYPE
 from service.replies import Reply
-from service.vectors import Vectors, Wishes
+from service.vectors import ARROW, JSON, Vectors, Wishes
 
 PATH = b"/get-online-features"
 DEADLINE = b"x-request-deadline-ms"
@@ -178,14 +178,14 @@ def _head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
 
 def wishes_of(headers: list[tuple[bytes, bytes]], loop: asyncio.AbstractEventLoop) -> Wishes:
     """What a request's headers ask for; a deadline that is no number is none."""
-    deadline, arrow = None, False
+    deadline, form = None, JSON
     for name, value in headers:
         if name == DEADLINE:
             with contextlib.suppress(ValueError):
                 deadline = loop.time() + max(0.0, float(value)) / 1000
         elif name == b"accept":
-            arrow = _ARROW in value
-    return _USUAL if deadline is None and not arrow else Wishes(deadline, arrow)
+            form = ARROW if _ARROW in value else JSON
+    return _USUAL if deadline is None and form is JSON else Wishes(deadline, form)
 
 
 def bound_to(

@@ -26,43 +26,12 @@ from headwater.offline.checks import check
 from headwater.offline.frames import TIME_COLUMN, with_time
 from headwater.offline.jobs import Spec
 from headwater.offline.sources import normalised
+from service import openapi
 
 #: Jobs that run at once; more wait for a later request.
 _RUNNING = 2
 _UNDER_WAY = {"queued", "running"}
-_PARQUET = "application/vnd.apache.parquet"
 _ASKS = {"service", "features", "as_of", "full_feature_names", "label_windows", "entities"}
-_EXAMPLE = {
-    "requestBody": {
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["entities"],
-                    "properties": {
-                        "entities": {
-                            "type": "object",
-                            "additionalProperties": {"type": "array", "items": {}},
-                        },
-                        "service": {"type": "string"},
-                        "features": {"type": "array", "items": {"type": "string"}},
-                        "as_of": {"type": "string", "enum": ["event", "arrival"]},
-                        "full_feature_names": {"type": "boolean"},
-                        "label_windows": {"type": "array", "items": {"type": "string"}},
-                    },
-                },
-                "example": {
-                    "service": "airport_board",
-                    "entities": {
-                        "origin": ["JFK"],
-                        "event_timestamp": ["2026-01-01T12:00:00Z"],
-                    },
-                },
-            },
-            _PARQUET: {"schema": {"type": "string", "format": "binary"}},
-        }
-    }
-}
 
 
 class TrainingSets:
@@ -142,7 +111,12 @@ def add(app: FastAPI, repo: Path, catalog: Callable[[], Catalog], max_body_bytes
     """Add the routes; `catalog` gives the catalogue that is in use."""
     jobs = TrainingSets(repo)
 
-    @app.post("/api/v1/training-sets", openapi_extra=_EXAMPLE, tags=["training"], status_code=202)
+    @app.post(
+        "/api/v1/training-sets",
+        openapi_extra=openapi.TRAINING_SET,
+        tags=["training"],
+        status_code=202,
+    )
     async def start_training_set(request: Request) -> Response:
         """Start a training set; entities as columns, or as a Parquet body with the rest in the
         query. Answers with the job's id at once."""
@@ -163,7 +137,7 @@ def add(app: FastAPI, repo: Path, catalog: Callable[[], Catalog], max_body_bytes
     async def training_set_result(name: str) -> Response:
         """The training set as Parquet; 409 while it is being made."""
         _done(jobs, name)
-        return FileResponse(jobs.folder(name) / "set.parquet", media_type=_PARQUET)
+        return FileResponse(jobs.folder(name) / "set.parquet", media_type=openapi.PARQUET)
 
     @app.get("/api/v1/training-sets/{name}/manifest", tags=["training"])
     async def training_set_manifest(name: str) -> Response:
@@ -196,7 +170,7 @@ async def _body(request: Request, limit: int) -> bytes:
 
 def _asked(request: Request, data: bytes) -> tuple[Spec, pa.Table]:
     """The spec and the labels of a request. Raises BadRequestError for what makes no sense."""
-    if request.headers.get("content-type", "").startswith(_PARQUET):
+    if request.headers.get("content-type", "").startswith(openapi.PARQUET):
         asked: dict[str, Any] = dict(request.query_params)
         for name in ("features", "label_windows"):
             asked[name] = request.query_params.getlist(name)

@@ -20,7 +20,7 @@ from headwater.errors import BadRequestError, StoreUnavailableError
 from headwater.online.cluster_link import ClusterLink
 from headwater.online.link import Done, Gather, Link
 from headwater.settings import Settings
-from service.arrow import MEDIA_TYPE
+from service.arrow import MEDIA_TYPE, stream
 from service.feature_log import FeatureLogs
 from service.log_columns import LogColumns
 from service.metrics import Metrics
@@ -32,11 +32,65 @@ logger = logging.getLogger("headwater.service")
 _MAX_PLANS = 1000
 
 
+class Asked(NamedTuple):
+    """A request for features, not checked yet."""
+
+    service: Any
+    features: Any
+    full_feature_names: bool
+    entities: Any
+    provenance: bool = False
+
+
+class Form(NamedTuple):
+    """How requests are read and answers written: `read` a body, `write` Redis's values.
+
+    Both raise BadRequestError. `route` and `method` are what the metrics call it.
+    """
+
+    read: Callable[[bytes], Asked]
+    write: Callable[[Prepared, Any, list[bytes | None], int, bool], bytes]
+    media_type: str
+    route: str = "/get-online-features"
+    method: str = "POST"
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises BadRequestError (400) for anything else."""
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequestError(f"the body is no JSON: {error}", 400) from error
+    if not isinstance(data, dict):
+        raise BadRequestError("the body must be a JSON object", 400)
+    return data
+
+
+def _asked(body: bytes) -> Asked:
+    get = parse(body).get
+    return Asked(
+        get("feature_service"), get("features"), bool(get("full_feature_names")), get("entities"),
+        get("provenance") is True,
+    )  # fmt: skip
+
+
+def _arrow(
+    prepared: Prepared, entities: Any, data: list[bytes | None], n: int, provenance: bool
+) -> bytes:
+    found = prepared.look(entities, data, n)
+    more = prepared.provenances(data, n) if provenance else {}
+    return stream(prepared.plan, entities, found.columns, found.computed, n, more)
+
+
+JSON = Form(_asked, Prepared.answer, "application/json")
+ARROW = Form(_asked, _arrow, MEDIA_TYPE)
+
+
 class Wishes(NamedTuple):
-    """What a request asks for beside its body: an answer by the loop's time, Arrow or JSON."""
+    """What a request asks for beside its body: an answer by the loop's time, and in what form."""
 
     deadline: float | None = None
-    arrow: bool = False
+    form: Form = JSON
 
 
 class Vectors:
@@ -86,28 +140,19 @@ class Vectors:
 
     def handle(self, body: bytes, wishes: Wishes, respond: Callable[[Reply], None]) -> None:
         """Answer a request's body; `respond` is called once, now or later, with every outcome."""
-        start = time.perf_counter()
+        start, form = time.perf_counter(), wishes.form
 
         def finish(reply: Reply) -> None:
             respond(reply)
             seconds = time.perf_counter() - start
-            if reply.status == 200:
-                self._metrics.hot_seconds.observe(seconds)
-            else:
-                self._metrics.failed(reply.status, seconds)
+            self._metrics.answered(form.route, form.method, reply.status, seconds)
 
         if self.in_flight >= self._settings.max_concurrent_requests:
             finish(failed(f"{self.in_flight} requests are under way; try again shortly", 503, 1))
             return
         try:
-            request = parse(body)
-            prepared = self.prepared(
-                request.get("feature_service"),
-                request.get("features"),
-                bool(request.get("full_feature_names")),
-            )
-            entities: Any = request.get("entities")
-            provenance = request.get("provenance") is True
+            service, features, full, entities, provenance = form.read(body)
+            prepared = self.prepared(service, features, full)
             n = prepared.check(entities)
             commands = prepared.commands(entities, n)
         except BadRequestError as error:
@@ -121,7 +166,7 @@ class Vectors:
 
         def done(data: list[bytes | None] | Exception) -> None:
             self.in_flight -= 1
-            finish(self._reply(prepared, entities, data, n, wishes.arrow, provenance))
+            finish(self._reply(prepared, entities, data, n, form, provenance))
 
         self._read(commands, done, wishes.deadline)
 
@@ -143,17 +188,15 @@ class Vectors:
         entities: Any,
         data: list[bytes | None] | Exception,
         n: int,
-        arrow: bool,
+        form: Form,
         provenance: bool,
     ) -> Reply:
         if isinstance(data, Exception):
             self._metrics.store_errors.labels("redis", "request").inc()
             return failed(str(data), 503, 1)
         try:
-            if arrow:
-                body = prepared.arrow(entities, data, n, provenance)
-                return Reply(200, body, media_type=MEDIA_TYPE)
-            return Reply(200, prepared.answer(entities, data, n, provenance))
+            body = form.write(prepared, entities, data, n, provenance)
+            return Reply(200, body, media_type=form.media_type)
         except BadRequestError as error:
             return refused(error)
         except Exception:
@@ -170,14 +213,3 @@ class Vectors:
 
         self.handle(body, wishes, respond)
         return await future
-
-
-def parse(body: bytes) -> dict[str, Any]:
-    """A JSON object. Raises BadRequestError (400) for anything else."""
-    try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequestError(f"the body is no JSON: {error}", 400) from error
-    if not isinstance(data, dict):
-        raise BadRequestError("the body must be a JSON object", 400)
-    return data

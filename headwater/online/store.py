@@ -21,9 +21,9 @@ from headwater.codec import RowCodec, entity_text, key_prefix
 from headwater.errors import HeadwaterError
 from headwater.online.connect import connect
 from headwater.online.progress import Progress
-from headwater.online.protos import to_plain, to_proto
 from headwater.online.values import NOT_FOUND, ViewReader
 from headwater.online.writer import OnlineWriter
+from headwater.value_messages import fill, to_plain
 
 DUMMY_ENTITY = "__dummy_id"
 
@@ -109,7 +109,8 @@ class RedisOnlineStore(OnlineStore):
                 rows.append((None, None))
                 continue
             cells = {
-                name: to_proto(found.values[at][i], types[name]) for at, name in enumerate(names)
+                name: fill(Value(), found.values[at][i], types[name])
+                for at, name in enumerate(names)
             }
             rows.append((datetime.fromtimestamp(found.event_us[i] / 1e6, UTC), cells))
         return rows

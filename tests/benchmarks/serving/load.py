@@ -80,6 +80,24 @@ def run(
     return Load(requests / duration * 1e6, p50 / 1000, p99 / 1000)
 
 
+def run_rpc(address: str, method: str, message: bytes, connections: int, seconds: int) -> Load:
+    """One run of gRPC calls, by h2load: always the same message, since it can send but one."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, log = Path(folder) / "message", Path(folder) / "log"
+        data.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        done = subprocess.run(
+            ["h2load", "-t1", f"-c{connections}", f"-D{seconds}", f"-d{data}",
+             "-Hcontent-type: application/grpc", "-Hte: trailers", f"--log-file={log}",
+             f"http://{address}{method}"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        rows = [line.split("\t") for line in log.read_text().splitlines()]
+    if not rows or any(row[1] != "200" for row in rows):
+        raise RuntimeError(done.stdout + done.stderr)
+    times = sorted(int(row[2]) / 1000 for row in rows)
+    return Load(len(rows) / seconds, times[len(times) // 2], times[len(times) * 99 // 100])
+
+
 def median(runs: Sequence[Load]) -> Load:
     return Load(*(statistics.median(values) for values in zip(*runs, strict=True)))
 

@@ -28,6 +28,8 @@ from tests.benchmarks.serving import load
 
 BIN = Path(sys.executable).parent
 DAY_US = 86_400_000_000
+#: Of the service that Feast's Python server has as well as ours.
+RPC_METHOD = "/GrpcFeatureServer/GetOnlineFeatures"
 ROW_FEATURES = [f"view_{v}:f{v}_{i}" for v in range(3) for i in range(10)]
 
 _CONFIG = """\
@@ -117,13 +119,6 @@ class Running:
         tree = [process, *process.children(recursive=True)]
         return float(sum(p.memory_info().rss for p in tree)) / 1e6
 
-    def cpu_seconds(self) -> float:
-        import psutil
-
-        process = psutil.Process(self.pid)
-        tree = [process, *process.children(recursive=True)]
-        return float(sum(sum(p.cpu_times()[:2]) for p in tree))
-
 
 @contextmanager
 def headwater(repo: Path, redis: str, **settings: str) -> Iterator[Running]:
@@ -133,6 +128,47 @@ def headwater(repo: Path, redis: str, **settings: str) -> Iterator[Running]:
     env |= {"REDIS_URL": redis, "HEADWATER_PORT": str(port), **settings}
     with _process(command, env, port) as running:
         yield running
+
+
+@contextmanager
+def feast_rpc(repo: Path) -> Iterator[tuple[str, int]]:
+    """Feast's own Python gRPC server: its address and process."""
+    (port,) = free_ports(1)
+    address = f"127.0.0.1:{port}"
+    command = [str(BIN / "feast"), "-c", str(repo), "listen", "-a", address, "-w", "8",
+               "-r", "3600"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until_calls_are_answered(address)
+        yield address, process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def until_calls_are_answered(address: str) -> None:
+    """Raises where a call is not answered, or an answer is not whole."""
+    import grpc
+    from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
+
+    with grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary(RPC_METHOD)
+        data = call(rpc_message(ROW_FEATURES, 1), timeout=120, wait_for_ready=True)
+    (value,) = GetOnlineFeaturesResponse.FromString(data).results[-1].values
+    if value.WhichOneof("val") != "double_val":
+        raise RuntimeError(f"the answer from {address} holds no value")
+
+
+def rpc_message(features: list[str], n: int) -> bytes:
+    """A GetOnlineFeaturesRequest for n entities."""
+    from feast.protos.feast.serving import ServingService_pb2 as serving
+    from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
+
+    ids = RepeatedValue(val=[Value(int64_val=7 * i + 1) for i in range(n)])
+    listed = serving.FeatureList(val=features)
+    request = serving.GetOnlineFeaturesRequest(features=listed, entities={"customer_id": ids})
+    data: bytes = request.SerializeToString()
+    return data
 
 
 @contextmanager

@@ -1,0 +1,72 @@
+"""What the OpenAPI document says of bodies that the routes read by themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PARQUET = "application/vnd.apache.parquet"
+_NAMES = {"type": "array", "items": {"type": "string"}}
+_COLUMNS = {"type": "object", "additionalProperties": {"type": "array", "items": {}}}
+#: Answers of every route beside its own.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: {"description": "the body is no JSON object"},
+    401: {"description": "an API key is needed"},
+    403: {"description": "the API key lacks the scope"},
+    404: {"description": "there is no such view, service, receipt or training set"},
+    405: {"description": "the route does not take this method"},
+    413: {"description": "the body or the list of entities is over its bound"},
+    422: {"description": "what is asked for makes no sense; the detail says why"},
+    503: {
+        "description": "a store does not answer, or too much is under way",
+        "headers": {"Retry-After": {"schema": {"type": "integer"}}},
+    },
+}
+
+
+def _body(
+    properties: dict[str, Any], required: list[str], example: Any = None, **other: Any
+) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
+    if required:
+        schema["required"] = required
+    content: dict[str, Any] = {"schema": schema} | ({"example": example} if example else {})
+    return {"requestBody": {"required": True, "content": {"application/json": content, **other}}}
+
+
+VECTORS = _body(
+    {
+        "entities": _COLUMNS,
+        "features": _NAMES,
+        "feature_service": {"type": "string"},
+        "full_feature_names": {"type": "boolean"},
+        "provenance": {"type": "boolean"},
+    },
+    ["entities"],
+    {"feature_service": "airport_board", "entities": {"origin": ["JFK"]}},
+)
+PUSH = _body(
+    {
+        "push_source_name": {"type": "string"},
+        "df": _COLUMNS,
+        "to": {"type": "string", "enum": ["online", "offline", "online_and_offline"]},
+    },
+    ["push_source_name", "df"],
+)
+ROWS = _body({"feature_view_name": {"type": "string"}, "df": _COLUMNS}, ["feature_view_name", "df"])
+MATERIALIZE = _body({"feature_views": _NAMES}, [])
+TRAINING_SET = _body(
+    {
+        "entities": _COLUMNS,
+        "service": {"type": "string"},
+        "features": _NAMES,
+        "as_of": {"type": "string", "enum": ["event", "arrival"]},
+        "full_feature_names": {"type": "boolean"},
+        "label_windows": _NAMES,
+    },
+    ["entities"],
+    {
+        "service": "airport_board",
+        "entities": {"origin": ["JFK"], "event_timestamp": ["2026-01-01T12:00:00Z"]},
+    },
+    **{PARQUET: {"schema": {"type": "string", "format": "binary"}}},
+)

@@ -1,0 +1,1 @@
+"""gRPC beside HTTP: Feast's `ServingService` and `GrpcFeatureServer`, health and reflection."""

@@ -1,0 +1,134 @@
+"""What requests share: the catalogue in use, the stores, the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+
+from headwater import catalog_cache
+from headwater.catalog import Catalog
+from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
+from headwater.online.cluster_link import ClusterLink, open_link
+from headwater.online.connect import connect
+from headwater.online.link import Link
+from headwater.online.writer import OnlineWriter, clock_key
+from headwater.settings import Settings
+from service import writes
+from service.access import Access, check_exposure
+from service.feature_log import FeatureLogs
+from service.metrics import Metrics
+from service.pushes import Pushes
+from service.requests import Planner
+from service.vectors import Vectors, parse
+
+logger = logging.getLogger("headwater.service")
+
+
+class Service:
+    """One service; everything but `start` may be used before it listens."""
+
+    def __init__(self, repo: Path, settings: Settings) -> None:
+        self.repo, self.settings = repo, settings
+        self.metrics = Metrics()
+        self.fingerprint, catalog = self._load()
+        self.url = settings.redis_url or catalog.redis_url
+        self.logs = FeatureLogs(settings, self.metrics, self.url)
+        self.vectors = Vectors(settings, self.metrics, self.logs)
+        self.planner: Planner = self.vectors.use(catalog)
+        self.metrics.declare(catalog)
+        self.access = Access.parse(settings.api_keys)
+        check_exposure(settings, self.access)
+        self._writer: OnlineWriter | None = None
+        self.pushes = Pushes(lambda: self.writer, settings.max_queued_pushes)
+        self._held_data = False
+
+    def _load(self) -> tuple[str, Catalog]:
+        return catalog_cache.fingerprint(self.repo), catalog_cache.load(self.repo)
+
+    def start(self) -> None:
+        """Connect; inside the event loop."""
+        self.vectors.link = open_link(self.url, self.settings.redis_timeout_seconds)
+
+    @property
+    def link(self) -> Link | ClusterLink:
+        if self.vectors.link is None:
+            raise StoreUnavailableError("the service has not started yet; try again shortly")
+        return self.vectors.link
+
+    @property
+    def writer(self) -> OnlineWriter:
+        if self._writer is None:
+            client = connect(self.url, self.settings.redis_timeout_seconds)
+            self._writer = OnlineWriter(client, self.planner.catalog.project)
+        return self._writer
+
+    async def check_ready(self) -> None:
+        """Raises StoreUnavailableError where Redis does not read, does not write, or lost its data.
+
+        Lost: it held the project's clocks since this service started, and holds none now.
+        """
+        await self.link.get(b"PING")
+        project = self.planner.catalog.project
+        held = await self.link.get(b"EXISTS", clock_key(project).encode())
+        if self._held_data and not held:
+            raise StoreUnavailableError(
+                "Redis has lost the project's data; materialize, and let `headwater ingest` rebuild"
+            )
+        self._held_data = bool(held)
+        await self.link.get(b"SET", f"headwater:{project}:ready".encode(), b"1", b"PX", b"1000")
+
+    async def watch(self) -> None:
+        """Take a new registry into use within a second or two of its writing."""
+        while True:
+            await asyncio.sleep(1.0)
+            try:
+                if catalog_cache.fingerprint(self.repo) != self.fingerprint:
+                    self.fingerprint, catalog = await asyncio.to_thread(self._load)
+                    self.planner = self.vectors.use(catalog)
+                    self.metrics.declare(catalog)
+                    logger.info("catalogue %s is in use", self.planner.catalog.version)
+            except (HeadwaterError, OSError) as error:
+                logger.warning("the catalogue stays as it was: %s", error)
+
+    async def raw_body(self, request: Request) -> bytes:
+        """The body, read no further than it may be long. Raises BadRequestError (413)."""
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self.settings.max_body_bytes:
+                raise BadRequestError(
+                    f"the body is larger than {self.settings.max_body_bytes} bytes", 413
+                )
+            parts.append(part)
+        return b"".join(parts)
+
+    async def body(self, request: Request) -> dict[str, Any]:
+        return parse(await self.raw_body(request))
+
+    async def push(self, body: dict[str, Any], wait: str = "online") -> dict[str, Any]:
+        """Rows for every view of a push source; the receipt. Raises BadRequestError."""
+        name = body.get("push_source_name")
+        catalog = self.planner.catalog
+        if not isinstance(name, str) or name not in catalog.push_sources:
+            message = f"Unable to find push source '{name}'."
+            raise BadRequestError(message, 422, "PushSourceNotFoundException")
+        readers = self.planner.readers
+        frames = [
+            (writes.frame(view, body.get("df")), readers[view.name])
+            for view in catalog.views_of_push(name)
+        ]
+        return await self.pushes.push(frames, str(body.get("to", "online")), wait)
+
+    async def write(self, body: dict[str, Any]) -> None:
+        """Rows for one view, servable when this returns. Raises BadRequestError."""
+        name = body.get("feature_view_name")
+        reader = self.planner.readers.get(name) if isinstance(name, str) else None
+        if reader is None:
+            message = f"there is no feature view {name!r}"
+            raise BadRequestError(message, 404, "FeatureViewNotFoundException")
+        frame = writes.frame(reader.view, body.get("df"))
+        await self.pushes.push([(frame, reader)], "online", "online")
