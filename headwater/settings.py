@@ -78,6 +78,11 @@ class Settings:
     grpc_port: int = _setting(
         "HEADWATER_GRPC_PORT", 0, "port of Feast's gRPC services; 0: none", _PORT_OR_NONE
     )
+    metrics_host: str = _setting(
+        "HEADWATER_METRICS_HOST",
+        "127.0.0.1",
+        "address that the ingest worker's /metrics listens on",
+    )
     metrics_port: int = _setting(
         "HEADWATER_METRICS_PORT",
         9465,

@@ -49,7 +49,7 @@ def _run(repo: Path, until_end: bool) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    start_http_server(settings.metrics_port, "127.0.0.1", worker.metrics.registry)
+    start_http_server(settings.metrics_port, settings.metrics_host, worker.metrics.registry)
     # A batch is tens of thousands of objects that die with it: looking among them is wasted time.
     gc.freeze()
     gc.set_threshold(500_000, 10, 10)

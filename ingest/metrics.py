@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from headwater import __version__
+from headwater.catalog import Catalog
 
 PREFIX = "featurestore_"
+#: Why an event goes to the dead letters.
+REASONS = ("invalid", "future", "late", "udf")
 
 
 class Metrics:
@@ -16,12 +21,24 @@ class Metrics:
         self.registry = r = CollectorRegistry()
         self.records = Counter(
             PREFIX + "ingest_records",
-            "Messages by what became of them (applied, rejected)",
+            "Messages by what became of them (applied, rejected; duplicate: read once more)",
             ["topic", "result"],
             registry=r,
         )
         self.rejected = Counter(
-            PREFIX + "ingest_rejected", "Dead letters by reason", ["topic", "reason"], registry=r
+            PREFIX + "ingest_rejected",
+            "Events that a view did not get, by reason (invalid, future, late, udf)",
+            ["feature_view", "reason"],
+            registry=r,
+        )
+        self.late = Counter(
+            PREFIX + "ingest_late_records",
+            "Late events of a view by what was done with them (dead_letter)",
+            ["feature_view", "action"],
+            registry=r,
+        )
+        self.store_errors = Counter(
+            PREFIX + "store_errors", "Failed calls to a store", ["store", "op", "kind"], registry=r
         )
         self.lag_records = Gauge(
             PREFIX + "ingest_lag_records",
@@ -66,6 +83,24 @@ class Metrics:
             registry=r,
             buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
         )
+
+        build = Gauge(
+            PREFIX + "build_info", "The version that runs", ["component", "version"], registry=r
+        )
+        build.labels("ingest", __version__).set(1)
+        ProcessCollector(registry=r)
+
+    def declare(self, catalog: Catalog) -> None:
+        """Create the counters of every view and topic at 0."""
+        self.store_errors.labels("redis", "write", "unavailable")
+        for stream in catalog.streams.values():
+            for topic in stream.topics:
+                for result in ("applied", "rejected", "duplicate"):
+                    self.records.labels(topic, result)
+            for view in catalog.views_of_stream(stream.name):
+                self.late.labels(view.name, "dead_letter")
+                for reason in REASONS:
+                    self.rejected.labels(view.name, reason)
 
     def step(self, name: str) -> AbstractContextManager[None]:
         """Times one step of a batch."""

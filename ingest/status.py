@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from headwater.online.ingest_status import PartitionStatus, publish
 from headwater.online.writer import OnlineWriter
@@ -14,6 +14,7 @@ from ingest.judge import NO_TIME
 from ingest.metrics import Metrics
 from ingest.records import Committed, Records, TopicPartition
 from ingest.route import StreamRoute, Taken
+from ingest.routes import Routes
 
 logger = logging.getLogger("headwater.ingest")
 SUMMARY_SECONDS = 60.0
@@ -28,6 +29,8 @@ class Status:
         self._since = self._summed = time.monotonic()
         self._before: Counter[TopicPartition] = Counter()
         self._summary: Counter[str] = Counter()
+        #: Of each partition and source, the offset before which every record was counted.
+        self._counted: dict[tuple[TopicPartition, str], int] = {}
         self._jumps: Counter[TopicPartition] = Counter()
 
     def began(self, tp: TopicPartition, position: int, committed: int | None) -> None:
@@ -36,18 +39,27 @@ class Status:
         status.position, status.committed = position, committed
         status.end = max(status.end, position)
 
-    def took(self, tp: TopicPartition, taken: Taken) -> None:
-        """Some records of a partition were judged for one source."""
-        applied = 0 if taken.batch is None else len(taken.batch.ts)
-        self._metrics.records.labels(tp.topic, "applied").inc(applied)
-        self._metrics.records.labels(tp.topic, "rejected").inc(len(taken.rejected))
+    def took(self, records: Records, taken: Taken, route: StreamRoute) -> None:
+        """Some records of a partition were judged for one source; each offset counts once."""
+        tp = records.tp
+        before = self._counted.get((tp, route.stream.name), 0)
+        fresh = [(at, kind) for at, kind, _ in taken.rejected if records.offset[at] >= before]
+        applied = 0 if taken.batch is None else int((taken.batch.offsets >= before).sum())
+        self._counted[tp, route.stream.name] = max(before, records.next_offset)
+        count = self._metrics.records.labels
+        count(tp.topic, "applied").inc(applied)
+        count(tp.topic, "rejected").inc(len(fresh))
+        count(tp.topic, "duplicate").inc(int((records.offset < before).sum()))
         status = self._of.setdefault(tp, PartitionStatus(worker=_worker()))
         status.applied += applied
-        for _, kind, _ in taken.rejected:
+        for _, kind in fresh:
             status.rejected[kind] = status.rejected.get(kind, 0) + 1
-            self._metrics.rejected.labels(tp.topic, kind).inc()
+            for view in route.views:
+                self._metrics.rejected.labels(view.name, kind).inc()
+                if kind == "late":
+                    self._metrics.late.labels(view.name, "dead_letter").inc()
         self._summary["applied"] += applied
-        self._summary["rejected"] += len(taken.rejected)
+        self._summary["rejected"] += len(fresh)
 
     def reached(self, records: Records, watermark: int) -> None:
         """A partition is taken in up to the end of some records."""
@@ -108,8 +120,8 @@ class Status:
     def _say(self) -> None:
         publish(self._writer, {(tp.topic, tp.partition): s for tp, s in self._of.items()})
 
-    def publish(self, routes: Iterable[StreamRoute]) -> None:
-        """Once a second: lag and rates as metrics and for `headwater status`."""
+    def publish(self, routes: Routes) -> None:
+        """Once a second: lag, rates and sources' clocks as metrics and for `headwater status`."""
         now, elapsed = time.time(), time.monotonic() - self._since
         self._since = time.monotonic()
         for tp, status in self._of.items():
@@ -122,6 +134,7 @@ class Status:
             labels = (tp.topic, str(tp.partition))
             self._metrics.lag_records.labels(*labels).set(status.lag_records)
             self._metrics.lag_seconds.labels(*labels).set(status.lag_seconds(now))
+        self._writer.raise_clocks(routes.clocks("source"))
         self._say()
         if time.monotonic() - self._summed >= SUMMARY_SECONDS:
             self._summed = time.monotonic()

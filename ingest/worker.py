@@ -105,6 +105,7 @@ class Worker:
         fingerprint, catalog = catalog_cache.fingerprint(self.repo), catalog_cache.load(self.repo)
         self.routes = Routes(catalog, self.writer, self.settings, self.metrics)
         self.catalog, self.fingerprint = catalog, fingerprint
+        self.metrics.declare(catalog)
 
     def resubscribe(self) -> None:
         """Go by the catalogue that was loaded, from the committed offsets on."""
@@ -144,6 +145,7 @@ class Worker:
                 logger.warning("%s", error)
             except StoreUnavailableError as error:
                 self._clean = False
+                self.metrics.store_errors.labels("redis", "write", "unavailable").inc()
                 logger.warning("%s; reading again from the committed offsets", error)
                 time.sleep(BACK_OFF_SECONDS)
         if self.stopping:
@@ -227,7 +229,7 @@ class Worker:
                     self._dead.append((tp, _dead_letter(records, at, kind, reason)))
                 if taken.batch is not None:
                     self._fold(route, taken.batch, now_us)
-                self.status.took(tp, taken)
+                self.status.took(records, taken, route)
             self._rows += len(records)
             first_ms, last_ms = int(records.timestamp_ms[0]), int(records.timestamp_ms[-1])
             self._record_ms += [first_ms, last_ms]

@@ -1,26 +1,24 @@
-"""The FastAPI application: Feast's feature-server routes, readiness, freshness and metrics."""
+"""The FastAPI application: Feast's feature-server routes, readiness, training sets, watching."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from headwater import __version__
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
 from headwater.offline.materialize import materialize
 from headwater.online.columns import warm
-from headwater.quality.freshness import freshness as freshness_of
 from headwater.settings import Settings
-from service import openapi, protocol, training_sets
+from service import monitoring, openapi, protocol, training_sets
 from service.gate import Gate
+from service.observed import Observed
 from service.replies import Reply, failed, refused
 from service.running import Service
 
@@ -31,6 +29,9 @@ DRAIN_SECONDS = 5.0
 def create_app(repo: Path, settings: Settings) -> FastAPI:
     """The application for one Feast repository. Raises HeadwaterError without a registry."""
     service = Service(repo, settings)
+    observed = Observed(lambda: service.writer)
+    observed.promise(service.planner.catalog)
+    service.metrics.registry.register(observed)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -38,6 +39,7 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
         tasks = [
             asyncio.create_task(service.watch()),
             asyncio.create_task(service.pushes.run()),
+            asyncio.create_task(observed.keep_looking(lambda: service.planner.catalog)),
             # Compiled loops are loaded (the first time ever: compiled) while requests already come.
             asyncio.create_task(asyncio.to_thread(warm)),
         ]
@@ -71,6 +73,7 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
     _add_features(app, service)
     _add_writes(app, service)
     _add_health(app, service)
+    monitoring.add(app, service.metrics, lambda: service.planner.catalog, lambda: service.writer)
     training_sets.add(app, repo, lambda: service.planner.catalog, settings.max_body_bytes)
     return app
 
@@ -104,7 +107,7 @@ def _add_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(StoreUnavailableError)
     async def unavailable(_: Request, error: StoreUnavailableError) -> Response:
-        service.metrics.store_errors.labels("redis", "request").inc()
+        service.metrics.store_errors.labels("redis", "request", "unavailable").inc()
         return _response(failed(str(error), 503, 1))
 
     @app.exception_handler(HeadwaterError)
@@ -179,18 +182,3 @@ def _add_health(app: FastAPI, service: Service) -> None:
         """Redis reads and writes and has not lost its data; 503 meanwhile."""
         await service.check_ready()
         return _json({"ready": True, "catalog": service.planner.catalog.version})
-
-    @app.get("/metrics", tags=["operation"])
-    async def metrics() -> Response:
-        """Prometheus text."""
-        with contextlib.suppress(StoreUnavailableError):
-            service.metrics.show_clocks(await asyncio.to_thread(lambda: service.writer.clocks()))
-        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-    @app.get("/api/v1/freshness", tags=["operation"])
-    async def freshness() -> Response:
-        """Per view: the newest event time of each stage, its age, and the objective."""
-        clocks = await asyncio.to_thread(lambda: service.writer.clocks())
-        now = time.time()
-        views = service.planner.catalog.views.values()
-        return _json([freshness_of(view, clocks, now) for view in views])

@@ -11,6 +11,9 @@ from service.access import ROUTES, Access, scope_of
 from service.metrics import Metrics
 from service.replies import Reply, failed
 
+#: Methods that a series may have; whoever calls may send any word.
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
 
 class Gate:
     """ASGI middleware; the short way of `service.protocol` asks `refuse` and counts by itself."""
@@ -18,6 +21,7 @@ class Gate:
     def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, limit: int) -> None:
         self._app, self._access, self._metrics, self._limit = app, access, metrics, limit
         self._under_way = 0
+        metrics.in_flight.labels("other").set_function(lambda: self._under_way)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,7 +48,8 @@ class Gate:
         finally:
             self._under_way -= 1
             route = getattr(scope.get("route"), "path", "unknown")
-            self._metrics.seconds.labels(route, scope["method"], f"{status // 100}xx").observe(
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._metrics.seconds.labels(route, method, f"{status // 100}xx").observe(
                 time.perf_counter() - start
             )
 

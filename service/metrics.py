@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from headwater import read_kernels
 from headwater.catalog import Catalog
 from headwater.online.columns import STATUS_NAMES, ViewColumns
-from headwater.quality.freshness import parse_duration
 
 PREFIX = "featurestore_"
 REASONS = {"NOT_FOUND": "absent", "NULL_VALUE": "null", "OUTSIDE_MAX_AGE": "expired"}
@@ -130,26 +129,17 @@ class Metrics:
             ["feature_view"], registry=r,
             buckets=_AGES,
         )  # fmt: skip
-        self.last_event = Gauge(
-            PREFIX + "last_event_timestamp_seconds",
-            "Event time of the newest event that a stage has seen",
-            ["feature_view", "stage"],
-            registry=r,
-        )
-        self.slo = Gauge(
-            PREFIX + "freshness_slo_seconds",
-            "The freshness objective of a view (tag freshness_slo)",
-            ["feature_view"],
-            registry=r,
-        )
-        self.null_limit = Gauge(
-            PREFIX + "feature_null_ratio_limit",
-            "The objective for a feature's null ratio (tag max_null_ratio)",
-            ["feature_view", "feature"],
-            registry=r,
-        )
         self.store_errors = Counter(
-            PREFIX + "store_errors", "Failed calls to a store", ["store", "op"], registry=r
+            PREFIX + "store_errors", "Failed calls to a store", ["store", "op", "kind"], registry=r
+        )
+        self.store_errors.labels("redis", "request", "unavailable")
+        store_seconds = Histogram(
+            PREFIX + "store_operation_duration_seconds", "Time that a store took for an operation",
+            ["store", "op"], registry=r, buckets=_SECONDS,
+        )  # fmt: skip
+        self.read_seconds = Pending(store_seconds.labels("redis", "read"), _SECONDS)
+        self.in_flight = Gauge(
+            PREFIX + "requests_in_flight", "Requests under way", ["route"], registry=r
         )
 
         self.logged = Counter(
@@ -162,18 +152,12 @@ class Metrics:
             self.logged.labels(outcome)
 
     def declare(self, catalog: Catalog) -> None:
-        """Create every series of the catalogue at 0 and set the objectives."""
+        """Create every series of the catalogue at 0."""
         for view in catalog.views.values():
-            seconds = parse_duration(view.tags.get("freshness_slo", ""))
-            if seconds:
-                self.slo.labels(view.name).set(seconds)
             for field in view.features:
                 self.values.labels(view.name, field.name)
                 for reason in REASONS.values():
                     self.nulls.labels(view.name, field.name, reason)
-                limit = field.tags.get("max_null_ratio", view.tags.get("max_null_ratio"))
-                if limit:
-                    self.null_limit.labels(view.name, field.name).set(float(limit))
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request for vectors."""
@@ -198,7 +182,4 @@ class Metrics:
         self.entities.flush()
         for pending in self._answered.values():
             pending.flush()
-
-    def show_clocks(self, clocks: Mapping[tuple[str, str], int]) -> None:
-        for (stage, view), event_us in clocks.items():
-            self.last_event.labels(view, stage).set(event_us / 1e6)
+        self.read_seconds.flush()

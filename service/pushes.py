@@ -105,6 +105,7 @@ class Pushes:
             if not frame.events:
                 continue
             newest = max(frame.events)
+            clocks["source", frame.view.name] = newest
             if to != "offline":
                 self._writer().write_rows(*frame.packed(reader))
                 clocks["online", frame.view.name] = newest

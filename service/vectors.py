@@ -98,6 +98,7 @@ class Vectors:
 
     def __init__(self, settings: Settings, metrics: Metrics, logs: FeatureLogs) -> None:
         self._settings, self._metrics, self._logs = settings, metrics, logs
+        metrics.in_flight.labels("/get-online-features").set_function(lambda: self.in_flight)
         self.link: Link | ClusterLink | None = None
         self.in_flight = 0
 
@@ -163,9 +164,11 @@ class Vectors:
             finish(failed("the service failed on this request; its log says why", 500))
             return
         self.in_flight += 1
+        asked = time.perf_counter()
 
         def done(data: list[bytes | None] | Exception) -> None:
             self.in_flight -= 1
+            self._metrics.read_seconds.observe(time.perf_counter() - asked)
             finish(self._reply(prepared, entities, data, n, form, provenance))
 
         self._read(commands, done, wishes.deadline)
@@ -192,7 +195,7 @@ class Vectors:
         provenance: bool,
     ) -> Reply:
         if isinstance(data, Exception):
-            self._metrics.store_errors.labels("redis", "request").inc()
+            self._metrics.store_errors.labels("redis", "request", "unavailable").inc()
             return failed(str(data), 503, 1)
         try:
             body = form.write(prepared, entities, data, n, provenance)

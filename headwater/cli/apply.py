@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from headwater import catalog_cache
 from headwater.catalog import Catalog, ViewPlan
 from headwater.errors import HeadwaterError
+from headwater.quality import objectives
 
 Change = tuple[str, str, str]
 _KINDS = {
@@ -36,6 +37,7 @@ class Plan(NamedTuple):
 def plan(repo: Path) -> Plan:
     """Check the definitions. Raises DefinitionError or HeadwaterError for what cannot be served."""
     planned = _rehearse(repo)
+    objectives.check(planned)
     try:
         current: Catalog | None = catalog_cache.load(repo)
     except HeadwaterError:

@@ -12,6 +12,7 @@ from headwater.catalog import Catalog
 from headwater.online import ingest_status
 from headwater.online.progress import Progress
 from headwater.online.writer import OnlineWriter
+from headwater.quality.freshness import STAGES
 
 Row = Mapping[str, Any]
 #: A worker speaks every second; one that was silent for so long is gone.
@@ -56,16 +57,18 @@ def partitions(catalog: Catalog, writer: OnlineWriter, now: float) -> list[dict[
 
 
 def views_table(rows: Iterable[Row]) -> Table:
-    table = Table("view", "newest event online", "age", "objective", "state")
+    table = Table("view", *(f"newest {stage}" for stage in STAGES), "age", "objective", "state")
     for row in rows:
-        state = {True: "[green]fresh[/]", False: "[red]stale[/]", None: "no objective"}
-        newest = row["online_us"]
+        colour = {"fresh": "green", "stale": "red", "never loaded": "red"}.get(row["state"], "dim")
+        if row["slo_seconds"] is None:
+            colour = "dim"
+        behind = f" (behind: {', '.join(row['behind'])})" if row["behind"] else ""
         table.add_row(
             row["feature_view"],
-            _utc(newest),
-            f"{row['age_seconds']:,.0f} s" if newest else "-",
+            *(_utc(row[f"{stage}_us"]) for stage in STAGES),
+            f"{row['age_seconds']:,.0f} s" if row["online_us"] else "-",
             f"{row['slo_seconds']:,.0f} s" if row["slo_seconds"] else "-",
-            state[row["fresh"]],
+            f"[{colour}]{row['state']}[/]{behind}",
         )
     return table
 

@@ -17,9 +17,12 @@ from headwater.interning import Texts, entity_texts
 from headwater.offline.point_in_time import newest_of_each
 from headwater.offline.scan import open_view
 from headwater.offline.sources import CREATED, EVENT
+from headwater.online.job_status import running
 from headwater.online.rows import RowPacker
 from headwater.online.writer import OnlineWriter
 
+#: The name under which `headwater.online.job_status` keeps how it went.
+JOB = "materialize"
 _WRITERS = 2
 #: Rows that are packed at once, while those before are written.
 _CUT = 50_000
@@ -42,7 +45,13 @@ def materialize(
     windowed = [view.name for view in views if view.kind == "window"]
     if windowed:
         raise BadRequestError(f"{windowed} have windows, which `headwater ingest` folds")
-    return {view.name: _load(catalog, writer, view) for view in views if view.online}
+    return {view.name: _noted(catalog, writer, view) for view in views if view.online}
+
+
+def _noted(catalog: Catalog, writer: OnlineWriter, view: ViewPlan) -> int:
+    with running(writer, JOB, view.name) as run:
+        run.rows = _load(catalog, writer, view)
+        return run.rows
 
 
 def _load(catalog: Catalog, writer: OnlineWriter, view: ViewPlan) -> int:
@@ -74,7 +83,8 @@ def _load(catalog: Catalog, writer: OnlineWriter, view: ViewPlan) -> int:
         for future in waiting:
             future.result()
     if newest is not None:
-        writer.raise_clocks({("online", view.name): newest, ("offline", view.name): newest})
+        stages = ("source", "offline", "online")
+        writer.raise_clocks({(stage, view.name): newest for stage in stages})
     return len(rows)
 
 

@@ -74,7 +74,8 @@ class RedisOnlineStore(OnlineStore):
         writer = self._connected(config)
         writer.write_rows(keys, rows)
         if rows:
-            writer.raise_clocks({("online", view.name): newest})
+            stages = ("source", "online")
+            writer.raise_clocks({(stage, view.name): newest for stage in stages})
         if progress:
             progress(len(data))
 

@@ -225,7 +225,10 @@ class Rebuilder:
         write([target.sink for target in sound], self._writer)
         moved = {t.place: (t.believed, t.reached) for t in sound}
         differ = self._progress.move(moved)
-        clocks = {("online", t.sink.view.name): t.newest_us for t in sound if t.newest_us > NO_TIME}
+        clocks = {
+            (stage, t.sink.view.name): t.newest_us
+            for t in sound for stage in ("source", "online") if t.newest_us > NO_TIME
+        }  # fmt: skip
         self._writer.raise_clocks(clocks)
         left: list[_Target] = []
         for target in targets:

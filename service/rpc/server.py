@@ -163,7 +163,7 @@ class RpcServer:
             except BadRequestError as error:
                 reply = refused(error)
             except StoreUnavailableError as error:
-                metrics.store_errors.labels("redis", "request").inc()
+                metrics.store_errors.labels("redis", "request", "unavailable").inc()
                 reply = failed(str(error), 503, 1)
             except HeadwaterError as error:
                 reply = failed(str(error), 422)

@@ -124,6 +124,9 @@ def test_an_event_that_was_waited_for_is_servable(
         now = next(one for one in partitions(programs) if one["partition"] == 0)
         assert now["running"]
         assert now["position"] == offset + 1
+        (view,) = json.loads(programs.run("status", "--json").stdout)["views"]
+        assert view["state"] == "no objective"
+        assert view["source_us"] >= view["online_us"] > 0
         later = programs.run(
             "wait", "--topic", TOPIC, "--partition", "0", "--offset", str(offset + 9),
             "--timeout", "0.2", "--json",

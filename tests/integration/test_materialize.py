@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import redis
 
 from headwater.catalog import BatchSourcePlan, Catalog, FieldPlan, JoinKeyPlan, ViewPlan
 from headwater.codec import RowCodec, key_prefix, redis_keys
-from headwater.offline.materialize import materialize
+from headwater.errors import HeadwaterError
+from headwater.offline.materialize import JOB, materialize
+from headwater.online import job_status
 from headwater.online.commands import CHUNK
 from headwater.online.writer import OnlineWriter
 
@@ -60,7 +64,21 @@ def test_the_newest_row_of_each_entity_is_loaded(redis_client: redis.Redis, tmp_
     assert materialize(plans, writer) == {"v": 2}
     assert held(redis_client, plans, 1, 2) == [(2.0, "later made", ["a"]), (None, None, ["a"])]
     newest = int((T0 + HOUR).timestamp() * 1e6)
-    assert writer.clocks()["online", "v"] == newest
+    assert writer.clocks() == {(s, "v"): newest for s in ("source", "offline", "online")}
+
+
+def test_how_each_load_went_is_kept(redis_client: redis.Redis, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    plans = catalog(path)
+    writer = OnlineWriter(redis_client, "p")
+    with pytest.raises(HeadwaterError):
+        materialize(plans, writer)
+    write(path, [(1, 1.0, "one", 0, 0), (2, 2.0, "two", 0, 0)])
+    materialize(plans, writer)
+    materialize(plans, writer)
+    found = job_status.read(writer)[JOB, "v"]
+    assert (found.ok, found.failed, found.rows, found.error) == (2, 1, 4, "")
+    assert found.last_success == pytest.approx(time.time(), abs=60)
 
 
 def test_a_second_load_brings_what_is_newer_and_leaves_the_rest(

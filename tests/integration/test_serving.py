@@ -228,6 +228,25 @@ def test_what_is_served_is_counted(running: Running) -> None:
     assert {name: count(name) - before[name] for name in names} == names
 
 
+def test_what_the_project_shows_of_itself_is_on_every_scrape(running: Running) -> None:
+    def text() -> str:
+        return running.get("/metrics").body.decode()
+
+    clock = 'featurestore_last_event_timestamp_seconds{feature_view="doubles",stage="online"}'
+    until(lambda: clock in text())
+    assert 'featurestore_store_up{store="redis"} 1.0' in text()
+    assert 'featurestore_feature_view_info{feature_view="pairs",kind="row",owner="",' in text()
+    running.get("/no/such/route")
+    running.features(["doubles:d1"], {"user_id": [1]})
+    reads = 'featurestore_store_operation_duration_seconds_count{op="read",store="redis"}'
+    assert float(text().split(reads)[1].split()[0]) > 0
+    (doubles,) = [
+        row for row in running.get("/api/v1/freshness").json if row["feature_view"] == "doubles"
+    ]
+    assert doubles["state"] == "no objective"
+    assert doubles["source_us"] == doubles["online_us"] > 0
+
+
 def test_the_light_client_reads_and_pushes_without_feast(running: Running) -> None:
     with Client(running.url, timeout_seconds=10) as client:
         found = client.features({"user_id": [1, 5]}, features=["doubles:d2", "numbers:i64"])

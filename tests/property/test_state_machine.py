@@ -337,7 +337,7 @@ def test_what_a_zombie_writes_late_replaces_nothing_newer(store: LocalRedis) -> 
 def test_a_checkpoint_commits_nothing_of_a_partition_that_was_revoked_meanwhile(
     store: LocalRedis,
 ) -> None:
-    """The broker would take it: an older offset than the new owner's, and its dead letters again."""
+    """The broker would take it: an older offset than the new owner's, and dead letters again."""
     Engine.url = store.url
     engine = Engine()
     engine.join(True)

@@ -1,0 +1,112 @@
+"""What a project's Feast tags promise of its views and features. Pure.
+
+On a view: `freshness_slo`, `max_served_age` (durations such as "10m"), `max_null_ratio`. On a
+field: `max_null_ratio` (wins over the view's), `min`, `max`, `categories` (commas between).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from headwater.catalog import Catalog, FieldPlan, ViewPlan
+from headwater.errors import HeadwaterError
+
+logger = logging.getLogger("headwater.quality")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+
+
+class Objectives(NamedTuple):
+    """One view's. Durations in seconds, ratios 0 to 1; None is no objective.
+
+    null_ratios, ranges, categories: by feature, those that have one; an open end of a range is
+    infinite.
+    """
+
+    freshness: float | None
+    served_age: float | None
+    null_ratios: Mapping[str, float]
+    ranges: Mapping[str, tuple[float, float]]
+    categories: Mapping[str, frozenset[str]]
+
+
+def objectives(view: ViewPlan) -> Objectives:
+    """What the tags say; a tag that makes no sense is left out, with a warning in the log."""
+    found, wrong = _read(view)
+    for mistake in wrong:
+        logger.warning("%s", mistake)
+    return found
+
+
+def check(catalog: Catalog) -> None:
+    """Raises HeadwaterError for tags that make no sense, all of them in one message."""
+    wrong = [mistake for view in catalog.views.values() for mistake in _read(view)[1]]
+    if wrong:
+        raise HeadwaterError("; ".join(wrong))
+
+
+def _read(view: ViewPlan) -> tuple[Objectives, list[str]]:
+    wrong: list[str] = []
+
+    def number(tags: Mapping[str, str], name: str, where: str) -> float | None:
+        text = tags.get(name, "").strip()
+        try:
+            return float(text) if text else None
+        except ValueError:
+            wrong.append(f"tag {name} of {where} is {text!r}; it is a number")
+            return None
+
+    def ratio(tags: Mapping[str, str], where: str) -> float | None:
+        value = number(tags, "max_null_ratio", where)
+        if value is not None and not 0 <= value <= 1:
+            wrong.append(f"tag max_null_ratio of {where} is {value:g}; it lies between 0 and 1")
+            return None
+        return value
+
+    def duration(name: str) -> float | None:
+        text = view.tags.get(name, "").strip()
+        seconds = parse_duration(text)
+        if text and not seconds:
+            wrong.append(
+                f"tag {name} of view {view.name!r} is {text!r}; it is a duration such as 90s, "
+                "10m, 2h, 1d or 1w"
+            )
+        return seconds or None
+
+    whole = ratio(view.tags, f"view {view.name!r}")
+    null_ratios, ranges, categories = {}, {}, {}
+    for field in view.features:
+        where = f"feature {view.name}:{field.name}"
+        own = ratio(field.tags, where)
+        limit = own if own is not None else whole
+        if limit is not None:
+            null_ratios[field.name] = limit
+        low, high = number(field.tags, "min", where), number(field.tags, "max", where)
+        if low is not None and high is not None and low > high:
+            wrong.append(f"tags min and max of {where} are {low:g} and {high:g}: none is between")
+        elif low is not None or high is not None:
+            ranges[field.name] = (
+                float("-inf") if low is None else low,
+                float("inf") if high is None else high,
+            )
+        known = _categories(field)
+        if known:
+            categories[field.name] = known
+    found = Objectives(
+        duration("freshness_slo"), duration("max_served_age"), null_ratios, ranges, categories
+    )
+    return found, wrong
+
+
+def _categories(field: FieldPlan) -> frozenset[str]:
+    names = (name.strip() for name in field.tags.get("categories", "").split(","))
+    return frozenset(name for name in names if name)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90s", "10m", "2h", "1d", "1w"; 0 where there is no such thing."""
+    match = _DURATION.fullmatch(text.strip())
+    return float(match[1]) * _UNITS[match[2]] if match else 0.0

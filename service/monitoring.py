@@ -1,0 +1,38 @@
+"""Routes of watching: the project's metrics and the freshness of its views."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import orjson
+from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from headwater.catalog import Catalog
+from headwater.online.writer import OnlineWriter
+from headwater.quality.freshness import freshness
+from service.metrics import Metrics
+
+
+def add(
+    app: FastAPI,
+    metrics: Metrics,
+    catalog: Callable[[], Catalog],
+    writer: Callable[[], OnlineWriter],
+) -> None:
+    """Add the routes; `catalog` and `writer` give those that are in use."""
+
+    @app.get("/metrics", tags=["operation"])
+    async def metrics_text() -> Response:
+        """Prometheus text."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/api/v1/freshness", tags=["operation"])
+    async def freshness_of_views() -> Response:
+        """Per view: the newest event time of each stage, age, objective and state."""
+        clocks = await asyncio.to_thread(lambda: writer().clocks())
+        now = time.time()
+        rows = [freshness(view, clocks, now) for view in catalog().views.values()]
+        return Response(orjson.dumps(rows), media_type="application/json")

@@ -1,0 +1,164 @@
+"""What the service shows of the whole project: clocks, jobs and the store, read once a second.
+
+All of it lies in Redis, so every process of the service shows the same, and a scrape waits for
+nothing: while Redis is away the clocks stay as they were and go on ageing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from headwater import __version__
+from headwater.catalog import Catalog, ViewPlan
+from headwater.errors import StoreUnavailableError
+from headwater.offline.materialize import JOB as MATERIALIZE
+from headwater.online import job_status
+from headwater.online.job_status import JobStatus
+from headwater.online.store_use import StoreUse, store_use
+from headwater.online.writer import OnlineWriter
+from headwater.quality.objectives import objectives
+from service.metrics import PREFIX
+
+#: Time between two looks at Redis.
+LOOK_SECONDS = 1.0
+
+
+class Observed:
+    """A collector for prometheus_client; `look` brings it up to date."""
+
+    def __init__(self, writer: Callable[[], OnlineWriter]) -> None:
+        self._writer = writer
+        self._catalog_version = ""
+        self._promised: list[Metric] = []
+        self.clocks: Mapping[tuple[str, str], int] = {}
+        self.jobs: Mapping[tuple[str, str], JobStatus] = {}
+        self.use: StoreUse | None = None
+        self.store_up = False
+
+    def promise(self, catalog: Catalog) -> None:
+        """Show what a catalogue promises."""
+        if catalog.version != self._catalog_version:
+            self._promised = list(_promised(catalog.views.values()))
+            self._catalog_version = catalog.version
+
+    def look(self, catalog: Catalog) -> None:
+        """Read Redis; what it does not tell stays as it was."""
+        self.promise(catalog)
+        try:
+            writer = self._writer()
+            self.clocks = writer.clocks()
+            self.jobs = job_status.read(writer)
+            self.use = store_use(writer)
+            self.store_up = True
+        except StoreUnavailableError:
+            self.store_up = False
+
+    async def keep_looking(self, catalog: Callable[[], Catalog]) -> None:
+        while True:
+            await asyncio.to_thread(self.look, catalog())
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._promised or _promised(())
+        yield self._last_events()
+        yield from self._job_families()
+        yield from self._store_families()
+        build = GaugeMetricFamily(
+            PREFIX + "build_info", "The version that runs", labels=["component", "version"]
+        )
+        build.add_metric(["service", __version__], 1)
+        yield build
+
+    def _last_events(self) -> Metric:
+        family = GaugeMetricFamily(
+            PREFIX + "last_event_timestamp_seconds",
+            "Event time of the newest event that a stage has seen (source, offline, online)",
+            labels=["feature_view", "stage"],
+        )
+        for (stage, view), event_us in self.clocks.items():
+            family.add_metric([view, stage], event_us / 1e6)
+        return family
+
+    def _job_families(self) -> Iterator[Metric]:
+        name, view = PREFIX + "materialization_", ["feature_view"]
+        seconds = GaugeMetricFamily(
+            name + "duration_seconds", "Time that a view's last load took", labels=view
+        )
+        runs = CounterMetricFamily(
+            name + "runs", "Loads of a view, ok and failed", labels=[*view, "result"]
+        )
+        rows = CounterMetricFamily(name + "rows", "Entities that loads wrote", labels=view)
+        success = GaugeMetricFamily(
+            name + "last_success_timestamp_seconds", "End of a view's last good load", labels=view
+        )
+        last = GaugeMetricFamily(
+            PREFIX + "last_success_timestamp_seconds", "End of a job's last good run",
+            labels=["job"],
+        )  # fmt: skip
+        newest: dict[str, float] = {}
+        for (job, subject), status in self.jobs.items():
+            newest[job] = max(newest.get(job, 0.0), status.last_success)
+            if job == MATERIALIZE:
+                seconds.add_metric([subject], status.seconds)
+                runs.add_metric([subject, "ok"], status.ok)
+                runs.add_metric([subject, "failed"], status.failed)
+                rows.add_metric([subject], status.rows)
+                success.add_metric([subject], status.last_success)
+        for job, at in newest.items():
+            last.add_metric([job], at)
+        yield from (seconds, runs, rows, success, last)
+
+    def _store_families(self) -> Iterator[Metric]:
+        name, store = PREFIX + "store_", ["store"]
+        up = GaugeMetricFamily(
+            name + "up", "1 while the store answers (looked at every second)", labels=store
+        )
+        up.add_metric(["redis"], self.store_up)
+        used = GaugeMetricFamily(name + "memory_bytes", "Memory that it uses", labels=store)
+        limit = GaugeMetricFamily(
+            name + "memory_limit_bytes", "Memory that it may use; none: no limit", labels=store
+        )
+        evicted = CounterMetricFamily(
+            name + "evicted_keys", "Keys that it threw away for lack of memory", labels=store
+        )
+        if self.use is not None:
+            used.add_metric(["redis"], self.use.memory_bytes)
+            evicted.add_metric(["redis"], self.use.evicted_keys)
+            if self.use.memory_limit_bytes:
+                limit.add_metric(["redis"], self.use.memory_limit_bytes)
+        yield from (up, used, limit, evicted)
+
+
+def _promised(views: Iterable[ViewPlan]) -> Iterator[Metric]:
+    """What the catalogue says: objectives, and what a view is."""
+    view = ["feature_view"]
+    info = GaugeMetricFamily(
+        PREFIX + "feature_view_info", "What a view is: kind, stream, owner",
+        labels=[*view, "kind", "stream", "owner"],
+    )  # fmt: skip
+    slo = GaugeMetricFamily(
+        PREFIX + "freshness_slo_seconds",
+        "The freshness objective of a view (tag freshness_slo)", labels=view,
+    )  # fmt: skip
+    age = GaugeMetricFamily(
+        PREFIX + "served_age_limit_seconds",
+        "The objective for the age of served values (tag max_served_age)", labels=view,
+    )  # fmt: skip
+    nulls = GaugeMetricFamily(
+        PREFIX + "feature_null_ratio_limit",
+        "The objective for a feature's null ratio (tag max_null_ratio)",
+        labels=[*view, "feature"],
+    )  # fmt: skip
+    for one in views:
+        promised = objectives(one)
+        info.add_metric([one.name, one.kind, one.stream, one.owner], 1)
+        if promised.freshness:
+            slo.add_metric([one.name], promised.freshness)
+        if promised.served_age:
+            age.add_metric([one.name], promised.served_age)
+        for feature, limit in promised.null_ratios.items():
+            nulls.add_metric([one.name, feature], limit)
+    yield from (info, slo, age, nulls)
