@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+#: Before every time: a watermark before the first event, in microseconds.
+NO_TIME = -(2**62)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

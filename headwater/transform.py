@@ -55,3 +55,17 @@ def transform_events(code: CodePlan, events: pa.Table) -> tuple[pa.Table, Any]:
             f"transformation {code.name!r} failed on {events.num_rows} events: "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def failing(code: CodePlan, events: pa.Table, first: int = 0) -> list[tuple[int, str]]:
+    """The events on which a function fails, each with the reason, found by halving."""
+    try:
+        transform_events(code, events)
+    except HeadwaterError as error:
+        n = events.num_rows
+        if n == 1:
+            return [(first, str(error))]
+        half = n // 2
+        low, high = events.slice(0, half), events.slice(half)
+        return [*failing(code, low, first), *failing(code, high, first + half)]
+    return []

@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headwater.times import NO_TIME
 from headwater.windows import Bool, Int64
 
-#: The watermark before the first event.
-NO_TIME = -(2**62)
 #: (position of the message among those given, kind, reason)
 Rejected = tuple[int, str, str]
 

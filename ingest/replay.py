@@ -6,16 +6,21 @@ Columns: topic (string), key, value (binary), event_us (int64, ascending).
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headwater.errors import HeadwaterError
+from headwater.settings import Settings
+from ingest.clients import read_options
+from ingest.clients.options import for_confluent
 from ingest.clients.producing import producer
 
 #: Messages that may wait for a paced worker: librdkafka's mock broker silently drops what
@@ -24,16 +29,17 @@ PACE = 12_000
 Send = Callable[[str, bytes, bytes], None]
 
 
-def opened(servers: str) -> tuple[Send, Callable[[], Any]]:
+def opened(servers: str, options: Mapping[str, str]) -> tuple[Send, Callable[[], Any]]:
     """(send, flush); confluent-kafka, where installed, sends ten times as fast."""
     try:
         from confluent_kafka import Producer
     except ImportError:
-        client = producer(servers)
+        client = producer(servers, options)
         return (lambda topic, key, value: client.send(topic, value, key)), client.flush
     fast = Producer(
         {"bootstrap.servers": servers, "linger.ms": 20, "enable.idempotence": True,
-         "queue.buffering.max.messages": 1_000_000, "acks": "all"}
+         "queue.buffering.max.messages": 1_000_000, "acks": "all",
+         **for_confluent(options, producer=True)}
     )  # fmt: skip
 
     def send(topic: str, key: bytes, value: bytes) -> None:
@@ -49,6 +55,14 @@ def opened(servers: str) -> tuple[Send, Callable[[], Any]]:
 
 
 def main() -> int:
+    try:
+        return _replay()
+    except HeadwaterError as error:
+        sys.stderr.write(f"ingest.replay: {error}\n")
+        return 1
+
+
+def _replay() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--servers", required=True)
     parser.add_argument("--events", type=Path, required=True)
@@ -56,7 +70,8 @@ def main() -> int:
     parser.add_argument("--paced-by", default="", help="a worker's /metrics: stay near it")
     arguments = parser.parse_args()
     events: pa.Table = pq.read_table(arguments.events)
-    send, flush = opened(arguments.servers)
+    config = Settings.from_env(os.environ).kafka_config
+    send, flush = opened(arguments.servers, read_options(Path(config)) if config else {})
     size = PACE if arguments.paced_by else 100_000
     sent = 0
     for batch in events.to_batches(max_chunksize=size):

@@ -110,9 +110,9 @@ class Rounds:
 
     def _sweep(self) -> None:
         """Delete expired state for a few milliseconds."""
-        until = time.monotonic() + SWEEP_SECONDS
+        now_us, until = self._worker.writer.now_us(), time.monotonic() + SWEEP_SECONDS
         while time.monotonic() < until:
-            self._sweeper.step(time.time_ns() // 1000)
+            self._sweeper.step(now_us)
 
     # -- views that lack state ---------------------------------------------------------------------
 

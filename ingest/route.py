@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from headwater.arrow import TIMESTAMP
-from headwater.catalog import Catalog, StreamSourcePlan, ViewPlan
-from headwater.errors import HeadwaterError
+from headwater.catalog import Catalog, StreamSourcePlan
 from headwater.offline.data_files import ARRIVED, OFFSET, PARTITION, TOPIC
 from headwater.offline.log import EventLog
 from headwater.online.sinks import Batch, Sink, make_sink
 from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
+from headwater.times import NO_TIME
 from headwater.windows import Bool, Int64, WindowProgram
 from ingest.decoders import make_decoder
-from ingest.judge import NO_TIME, Rejected, judge
+from ingest.judge import Rejected, judge
 from ingest.metrics import Metrics
 from ingest.records import Records, TopicPartition
 
@@ -95,13 +95,8 @@ class StreamRoute:
         """The events without those that no view can take; (offset, kind, reason) of these."""
         refused: list[Rejected] = []
         for view in self.views:
-            if view.udf is not None and len(batch.ts):
-                bad = _failing(view, batch)
-                refused += [(int(batch.offsets[at]), "udf", reason) for at, reason in bad]
-                if bad:
-                    kept = np.ones(len(batch.ts), np.bool_)
-                    kept[[at for at, _ in bad]] = False
-                    batch = batch.take(np.flatnonzero(kept))
+            batch, bad = batch.without_failing(view)
+            refused += [(offset, "udf", reason) for offset, reason in bad]
         keyless = self._keyless(batch)
         if keyless.any():
             names = sorted({key.name for view in self.views for key in view.join_keys})
@@ -156,22 +151,6 @@ class StreamRoute:
         """The offset before which the log holds every event of a partition."""
         last = self._log.last_offset(*tp) if self._log is not None else None
         return 0 if last is None else last + 1
-
-
-def _failing(view: ViewPlan, batch: Batch, first: int = 0) -> list[tuple[int, str]]:
-    """The events on which a view's udf fails, each with the reason, found by halving."""
-    try:
-        batch.transformed(view)
-    except HeadwaterError as error:
-        n = len(batch.ts)
-        if n == 1:
-            return [(first, f"view {view.name!r}: {error}")]
-        low, high = np.split(np.arange(n), [n // 2])
-        return [
-            *_failing(view, batch.take(low), first),
-            *_failing(view, batch.take(high), first + len(low)),
-        ]
-    return []
 
 
 def _micros(events: pa.Table, name: str) -> Int64:

@@ -12,7 +12,7 @@ from headwater.online.progress import Place
 from headwater.online.sinks import Sink
 from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
-from ingest.judge import NO_TIME
+from headwater.times import NO_TIME
 from ingest.metrics import Metrics
 from ingest.records import TopicPartition
 from ingest.route import StreamRoute

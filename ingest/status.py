@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from headwater.online.ingest_status import PartitionStatus, publish
 from headwater.online.writer import OnlineWriter
-from ingest.judge import NO_TIME
+from headwater.times import NO_TIME
 from ingest.metrics import Metrics
 from ingest.records import Committed, Records, TopicPartition
 from ingest.route import StreamRoute, Taken

@@ -29,9 +29,9 @@ from headwater.online.progress import Progress
 from headwater.online.sinks import Batch
 from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
+from headwater.times import NO_TIME
 from ingest.checkpoint import Checkpoint, Jobs, Outcome, Written
 from ingest.clients import open_consumer, read_options
-from ingest.judge import NO_TIME
 from ingest.metrics import Metrics
 from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
 from ingest.rounds import Rounds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import redis
 
@@ -14,6 +15,8 @@ from headwater.online.cluster import SLOTS
 
 #: After so long without an answer the others take a node for failed.
 NODE_TIMEOUT_MS = 1000
+#: What every node of the cluster asks for, whoever connects to it.
+PASSWORD = "a cluster's"  # noqa: S105 (of servers that live for a test)
 
 
 def until(condition: Callable[[], Any], seconds: float = 20) -> None:
@@ -26,10 +29,10 @@ def until(condition: Callable[[], Any], seconds: float = 20) -> None:
 class Node:
     """One server of a cluster, of sentinels, or under them."""
 
-    def __init__(self, name: str, *options: str, port: int = 0) -> None:
+    def __init__(self, name: str, *options: str, port: int = 0, password: str = "") -> None:
         self.port = port or free_ports(1)[0]
         self.server, self.options = Server(name, self.port, None), options
-        self.client = redis.Redis(HOST, self.port, socket_timeout=5, retry=None)
+        self.client = redis.Redis(HOST, self.port, password=password, socket_timeout=5, retry=None)
         self.address = f"{HOST}:{self.port}"
 
     def start(self) -> None:
@@ -52,7 +55,7 @@ class Node:
 
 
 class Cluster:
-    """Three primaries, each with a replica."""
+    """Three primaries, each with a replica; every node asks for a password."""
 
     def __init__(self) -> None:
         ports = free_ports(12)
@@ -60,7 +63,8 @@ class Cluster:
             Node(
                 f"node{i}", "--cluster-enabled", "yes", "--cluster-port", str(ports[6 + i]),
                 "--cluster-node-timeout", str(NODE_TIMEOUT_MS),
-                "--cluster-replica-validity-factor", "0", port=ports[i],
+                "--cluster-replica-validity-factor", "0", "--requirepass", PASSWORD,
+                "--masterauth", PASSWORD, port=ports[i], password=PASSWORD,
             )
             for i in range(6)
         ]  # fmt: skip
@@ -68,7 +72,8 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        return "redis+cluster://" + ",".join(node.address for node in self.nodes)
+        nodes = ",".join(node.address for node in self.nodes)
+        return f"redis+cluster://:{quote(PASSWORD)}@{nodes}"
 
     def start(self) -> None:
         for node in self.nodes:
@@ -100,7 +105,9 @@ class Cluster:
         roles = [node.say("ROLE") for node in running]
         linked = sum(role[0] == b"slave" and role[3] == b"connected" for role in roles)
         states = [node.client.execute_command("CLUSTER", "INFO") for node in running]
-        return linked == 3 and all(b"cluster_state:ok" in state for state in states)
+        return linked == len(self.nodes) - 3 and all(
+            b"cluster_state:ok" in state for state in states
+        )
 
     def primary_of(self, slot: int) -> Node:
         """As the nodes that run see it."""

@@ -94,11 +94,13 @@ def rebuild(
     done = run(catalog, Settings.from_env(os.environ), view or None, behind)
     seconds = time.monotonic() - start
     if as_json:
-        typer.echo(json.dumps({"views": done, "seconds": round(seconds, 3)}))
+        typer.echo(json.dumps({**done._asdict(), "seconds": round(seconds, 3)}))
         return
-    for name, events in sorted(done.items()):
-        console.print(f"{name}: {events:,} events")
-    console.print(f"{sum(done.values()):,} events in {seconds:.1f} s")
+    for name, events in sorted(done.views.items()):
+        without = done.left_out.get(name, 0)
+        more = f", {without:,} of them left out, since its udf fails on them" if without else ""
+        console.print(f"{name}: {events:,} events{more}")
+    console.print(f"{sum(done.views.values()):,} events in {seconds:.1f} s")
 
 
 @app.command()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
@@ -25,6 +26,13 @@ from headwater.settings import Settings
 LOOK_SECONDS = 0.5
 
 
+class Rebuilt(NamedTuple):
+    """View -> events folded; view -> those of them left out, since its udf fails on them."""
+
+    views: dict[str, int]
+    left_out: dict[str, int]
+
+
 def open_redis(catalog: Catalog, settings: Settings) -> Client:
     """A client for bulk work: its waits are ten times those of a request."""
     url = settings.redis_url or catalog.redis_url
@@ -33,8 +41,8 @@ def open_redis(catalog: Catalog, settings: Settings) -> Client:
 
 def rebuild(
     catalog: Catalog, settings: Settings, views: Sequence[str] | None, behind: bool
-) -> dict[str, int]:
-    """Rebuild views, or fill only what they lack; view -> events folded.
+) -> Rebuilt:
+    """Rebuild views, or fill only what they lack.
 
     Raises RebuildBusyError where another rebuild runs; with `behind` it is waited for.
     """
@@ -53,7 +61,7 @@ def rebuild(
             _when_free(job)
         else:
             job.run(reset=True)
-    return done
+    return Rebuilt(done, job.left_out)
 
 
 def _when_free(job: Rebuilder) -> None:

@@ -34,7 +34,7 @@ from headwater.offline.sources import (
     normalised,
     parsed_times,
 )  # fmt: skip
-from headwater.transform import transform_events
+from headwater.transform import failing, transform_events
 from headwater.windows import Int64
 
 #: When a row was known: the log's arrival time, else its created time, else its event time.
@@ -116,9 +116,20 @@ class Scan:
             yield table
 
     def _transformed(self, batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
+        """The batch after the view's udf; without the events of a stream on which it fails, which
+        workers reject and a rebuild leaves out.
+        """
         assert self.view.udf is not None  # noqa: S101 (the caller asked)
         own = [n for n in batch.schema.names if n not in names]
-        made, rows = transform_events(self.view.udf, pa.table(batch.select(names)))
+        events = pa.table(batch.select(names))
+        try:
+            made, rows = transform_events(self.view.udf, events)
+        except HeadwaterError:
+            bad = {at for at, _ in failing(self.view.udf, events)} if self.view.stream else set()
+            if not bad:
+                raise
+            sound = pa.array([at for at in range(batch.num_rows) if at not in bad], pa.int64())
+            return self._transformed(batch.take(sound), names)
         arrays = [c.combine_chunks() for c in made.columns]
         kept = [batch.column(n).take(pa.array(rows)) for n in own]
         return pa.RecordBatch.from_arrays([*arrays, *kept], names=[*made.column_names, *own])

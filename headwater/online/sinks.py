@@ -16,12 +16,13 @@ from numba import njit
 from headwater.arrow import numpy_column
 from headwater.catalog import ViewPlan, column_kind
 from headwater.codec import key_prefix, section_source, split_sections
+from headwater.errors import HeadwaterError
 from headwater.interning import Int64, KeyTable, Texts, entity_texts
 from headwater.online.commands import Commands
 from headwater.online.rows import RowPacker
 from headwater.online.writer import OnlineWriter
 from headwater.states import WindowStates
-from headwater.transform import transform_events
+from headwater.transform import failing, transform_events
 from headwater.windows import Column, EventBatch, WindowProgram, source_id
 
 Place = tuple[str, int]
@@ -51,6 +52,20 @@ class Batch:
         if view.name not in self._made:
             self._made[view.name] = transform_events(view.udf, self.events)
         return self._made[view.name]
+
+    def without_failing(self, view: ViewPlan) -> tuple[Batch, list[tuple[int, str]]]:
+        """The events on which the view's udf does not fail; (offset, reason) of the others."""
+        if view.udf is None or not len(self.ts):
+            return self, []
+        try:
+            self.transformed(view)
+        except HeadwaterError:
+            bad = failing(view.udf, self.events)
+            kept = np.ones(len(self.ts), np.bool_)
+            kept[[at for at, _ in bad]] = False
+            refused = [(int(self.offsets[at]), f"view {view.name!r}: {why}") for at, why in bad]
+            return self.take(np.flatnonzero(kept)), refused
+        return self, []
 
     def take(self, rows: Int64, events: pa.Table | None = None) -> Batch:
         """Some of the events; `events` where a transformation made other columns of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -177,6 +178,17 @@ class OnlineWriter:
             stage, view = field.decode().split("|", 1)
             clocks[stage, view] = int(value)
         return clocks
+
+    def now_us(self) -> int:
+        """The time at which it is late enough for anything, microseconds.
+
+        A clock of this machine that is ahead must neither show nor delete anything before its
+        time, so the servers' clocks have a say as well; the earliest counts.
+        """
+        with store_errors():
+            told: list[Any] = [server.time() for server in self.scanned()]
+        servers = min(int(seconds) * 1_000_000 + int(micros) for seconds, micros in told)
+        return min(time.time_ns() // 1000, servers)
 
     def scanned(self) -> list[redis.Redis]:
         """A client of each server whose keys SCAN gives: the one, or all of a cluster's."""

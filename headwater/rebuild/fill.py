@@ -7,10 +7,10 @@ its progress was put back. So whatever is written is the fold of a whole prefix 
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,9 +30,10 @@ from headwater.online.sinks import Batch, Sink, make_sink, write
 from headwater.online.writer import OnlineWriter
 from headwater.rebuild.gaps import by_stream, history_cut, missing, stream_views
 from headwater.rebuild.lock import RebuildLock
+from headwater.times import NO_TIME
 from headwater.windows import Int64
 
-NO_TIME = -(2**62)
+logger = logging.getLogger("headwater.rebuild")
 #: A history's progress while it is being folded is this and its cut.
 _BEGUN = -3 * 2**61
 #: Rows read at once, and rows folded between two writes.
@@ -51,6 +52,8 @@ class _Target:
     believed: int | None
     reached: int
     rows: int = 0
+    #: (place, reason) of the events since on which the view's udf fails.
+    failed: list[tuple[str, str]] = field(default_factory=list)
     newest_us: int = NO_TIME
 
 
@@ -70,6 +73,8 @@ class Rebuilder:
         self._cache_bytes = cache_bytes
         self._window_rows, self._write_rows = window_rows, write_rows
         self._again = False
+        #: View -> how many logged events it is without, since its udf fails on them.
+        self.left_out: dict[str, int] = {}
 
     def run(self, reset: bool = False) -> int:
         """Fill what is missing, up to the ends of the logs; returns the rows folded.
@@ -180,9 +185,9 @@ class Rebuilder:
         wanted = [w for w in windows if w.last >= start]
         for window, events in self._ahead(log, part, wanted):
             marks = np.maximum.accumulate(np.maximum(events.ts, watermark))
-            watermark = int(marks[-1])
+            watermark, now_us = int(marks[-1]), self._writer.now_us()
             for target in targets:
-                unwritten += self._apply(target, part, events, marks)
+                unwritten += self._apply(target, part, events, marks, now_us)
                 target.reached = max(target.reached, window.last + 1)
             if unwritten >= self._write_rows:
                 targets = self._settle(targets)
@@ -203,7 +208,7 @@ class Rebuilder:
                 coming += [reader.submit(log.read, part, w) for w in windows[at + 1 : at + 2]]
                 yield window, events
 
-    def _apply(self, target: _Target, part: Part, events: Events, marks: Int64) -> int:
+    def _apply(self, target: _Target, part: Part, events: Events, marks: Int64, now_us: int) -> int:
         """Fold the events from the target's place on."""
         low = int(np.searchsorted(events.offsets, target.reached))
         n = len(events.offsets) - low
@@ -213,7 +218,11 @@ class Rebuilder:
                 *part, events.columns.slice(low), events.ts[low:], created,
                 events.offsets[low:], marks[low:],
             )  # fmt: skip
-            target.sink.apply(batch, time.time_ns() // 1000)
+            # What a worker would reject; its log has such an event where the udf has changed since.
+            batch, failed = batch.without_failing(target.sink.view)
+            where = f"{part[0]}-{part[1]}@" if part[0] else "history, row "
+            target.failed += [(f"{where}{at}", why) for at, why in failed]
+            target.sink.apply(batch, now_us)
             target.newest_us = max(target.newest_us, int(marks[-1]))
             target.rows += n
         return n
@@ -236,6 +245,7 @@ class Rebuilder:
                 target.believed = target.reached
                 target.sink.trim(self._cache_bytes)
                 self._report(target.sink.view.name, target.rows)
+                self._leave_out(target)
             else:
                 # A worker has taken over, another rebuild was ahead, or the state was lost.
                 now = differ.get(target.place, held.get(target.place))
@@ -244,9 +254,19 @@ class Rebuilder:
                     self._again = True
                     continue
                 target.believed, target.reached = now, now
-            target.rows = 0
+            target.rows, target.failed = 0, []
             left.append(target)
         return left
+
+    def _leave_out(self, target: _Target) -> None:
+        """Say what the view's state is without."""
+        if target.failed:
+            name, (place, reason) = target.sink.view.name, target.failed[0]
+            self.left_out[name] = self.left_out.get(name, 0) + len(target.failed)
+            logger.warning(
+                "view %s is without %d events of the log on which its udf fails; the first, %s: %s",
+                name, len(target.failed), place, reason,
+            )  # fmt: skip
 
     # -- history -----------------------------------------------------------------------------------
 
@@ -273,7 +293,8 @@ class Rebuilder:
             if len(events.ts) and targets:
                 marks = np.maximum.accumulate(np.maximum(events.ts, watermark))
                 watermark = int(marks[-1])
-                unwritten += self._apply(targets[0], ("", -1), events, marks)
+                now_us = self._writer.now_us()
+                unwritten += self._apply(targets[0], ("", -1), events, marks, now_us)
             if unwritten >= self._write_rows:
                 targets = self._settle(targets)
                 total, unwritten = total + unwritten, 0

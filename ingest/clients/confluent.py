@@ -75,7 +75,7 @@ class ConfluentConsumer:
                 "partition.assignment.strategy": "cooperative-sticky",
                 # A killed worker's partitions are free again after this long.
                 "session.timeout.ms": 10_000,
-                "heartbeat.interval.ms": 3_000,
+                "heartbeat.interval.ms": 1_000,  # how soon it hears of a rebalance
                 # Told as an error, for what is lost has to be said; `_reset` goes on from there.
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",

@@ -238,7 +238,7 @@ def _connected(
                 partition_assignment_strategy=[CooperativeStickyAssignor],
                 # A killed worker's partitions are free again after this long.
                 session_timeout_ms=10_000,
-                heartbeat_interval_ms=3_000,
+                heartbeat_interval_ms=1_000,  # how soon it hears of a rebalance
                 auto_offset_reset="earliest",
                 isolation_level="read_committed",
                 metadata_max_age_ms=5_000,  # how soon a new topic is found

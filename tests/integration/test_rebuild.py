@@ -8,17 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import dill
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
+from deltalake import DeltaTable
 
-from headwater.catalog import Catalog
+from headwater.catalog import Catalog, CodePlan
 from headwater.codec import key_prefix
 from headwater.errors import HeadwaterError, RebuildBusyError
 from headwater.offline.log import EventLog
 from headwater.offline.point_in_time import Labels, Past, features_at
+from headwater.online.expiry import Sweeper
 from headwater.online.progress import Place, Progress, history
 from headwater.online.sinks import Batch, make_sink, write
 from headwater.online.values import ViewReader
@@ -252,6 +256,52 @@ def test_a_worker_that_took_over_is_left_alone(
     assert_same(online(redis_client, found, "windows", now), offline(found, "windows", now))
 
 
+def test_a_clock_that_is_ahead_shows_and_deletes_nothing_before_its_time(
+    tmp_path: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has a clock as well."""
+    found = catalog(tmp_path)
+    soon = time.time_ns() // 1000 + 40 * 60_000_000
+    append(EventLog(found.streams["orders"]), random_events(1, 300, 0, hours=3, until_us=soon))
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + 30 * 3_600 * 10**9)
+    Rebuilder(found, redis_client, window_rows=90, write_rows=100).run()
+    writer = OnlineWriter(redis_client, found.project)
+    sweeper = Sweeper(writer, found.views.values())
+    assert sum(sweeper.step(writer.now_us()) for _ in range(3)) == 0
+    monkeypatch.undo()
+    for later in (0, 35 * 60_000_000, 2 * 3_600_000_000):
+        now = time.time_ns() // 1000 + later
+        assert_same(online(redis_client, found, "windows", now), offline(found, "windows", now))
+
+
+def cheap(events: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """A udf that cannot bear some amounts."""
+    return {**events, "amount": [x and x / (x < 60) for x in events["amount"]]}
+
+
+def test_an_event_on_which_a_changed_udf_fails_is_left_out_and_counted(
+    tmp_path: Path, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a worker would have rejected it; training sets are without it too."""
+    plain = catalog(tmp_path)
+    fill_log(EventLog(plain.streams["orders"]), 8, 200)
+    udf = CodePlan("cheap", "python", dill.dumps(cheap, recurse=True))
+    views = {n: msgspec.structs.replace(v, udf=udf) for n, v in plain.views.items()}
+    found = msgspec.structs.replace(plain, views=views)
+    job = Rebuilder(found, redis_client, window_rows=90, write_rows=150)
+    assert job.run() == 2 * 600
+    logged = pa.table(DeltaTable(found.streams["orders"].log_path).to_pyarrow_table())
+    bad = sum(x is not None and x >= 60 for x in logged["amount"].to_pylist())
+    assert job.left_out == {"rows": bad, "windows": bad}
+    assert bad
+    assert "windows is without" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    now = time.time_ns() // 1000
+    for view in found.views:
+        assert_same(online(redis_client, found, view, now), offline(found, view, now))
+
+
 def test_two_rebuilds_do_not_do_the_same_work(tmp_path: Path, redis_client: redis.Redis) -> None:
     found = catalog(tmp_path)
     append(EventLog(found.streams["orders"]), random_events(1, 40, 0))
@@ -285,8 +335,6 @@ def write_history(folder: Path, seed: int, n: int, until_us: int) -> pa.Table:
 
 
 def first_time(log: EventLog) -> int:
-    from deltalake import DeltaTable
-
     found = pa.table(DeltaTable(log.path).to_pyarrow_table())["at"].cast(pa.int64()).to_pylist()
     return min(found)
 

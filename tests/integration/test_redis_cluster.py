@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ from tests.integration.test_rebuild import assert_same, offline, online
 from tests.logs import catalog as log_catalog
 from tests.logs import fill_log
 from tests.processes import Programs
-from tests.redis_cluster import Cluster, Node, Sentinels, until
+from tests.redis_cluster import PASSWORD, Cluster, Node, Sentinels, until
 from tests.serving import project as serving
 from tests.serving.server import serve
 
@@ -89,7 +90,7 @@ class Move:
     def move_keys(self, most: int = 1000) -> int:
         keys = self.source.say("CLUSTER GETKEYSINSLOT", self.slot, most)
         for key in keys:
-            self.source.say("MIGRATE", HOST, self.target.port, key, 0, 5000)
+            self.source.say("MIGRATE", HOST, self.target.port, key, 0, 5000, "AUTH", PASSWORD)
         return len(keys)
 
     def end(self) -> None:
@@ -133,6 +134,11 @@ def test_rows_of_all_slots_are_written_read_and_deleted(client: Client) -> None:
     assert writer.delete_prefix(PREFIX) == 3000
     assert other == 1
     assert client.dbsize() == 1
+
+
+def test_a_wrong_password_is_refused_in_words(cluster: Cluster) -> None:
+    with pytest.raises(StoreUnavailableError, match=r"(?i)auth|password|WRONGPASS"):
+        connect(re.sub("//.*@", "//:wrong@", cluster.url), 2.0)
 
 
 def test_writes_and_reads_go_on_while_a_slot_moves(cluster: Cluster, client: Client) -> None:
