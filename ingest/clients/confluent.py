@@ -91,6 +91,8 @@ class ConfluentConsumer:
             },
             logger=logging.getLogger("headwater.kafka"),
         )
+        #: Every topic that messages may be of.
+        self._topics: set[str] = set()
         self._assigned: set[TopicPartition] = set()
         self._revoked: set[TopicPartition] = set()
         self._owned: set[TopicPartition] = set()
@@ -113,6 +115,7 @@ class ConfluentConsumer:
     # -- the group -------------------------------------------------------------------------------
 
     def subscribe(self, topics: Sequence[str]) -> None:
+        self._topics |= set(topics)
         self._client.subscribe(
             list(topics), on_assign=self._gave, on_revoke=self._took, on_lost=self._took
         )
@@ -171,10 +174,9 @@ class ConfluentConsumer:
         if not messages:
             return []
         place = np.fromiter(map(Message.partition, messages), np.int64, len(messages))
-        topics = list(map(Message.topic, messages))
-        if topics.count(topics[0]) < len(topics):
+        if len(self._topics) > 1:
             number: dict[str | None, int] = {}
-            names = [number.setdefault(topic, len(number)) for topic in topics]
+            names = [number.setdefault(m.topic(), len(number)) for m in messages]
             place += np.array(names, np.int64) << 32
         if (place == place[0]).all():
             return [self._run(messages)]
@@ -193,7 +195,11 @@ class ConfluentConsumer:
             taken = size = np.fromiter(map(len, values), np.int64, n)
         at = np.cumsum(taken + 1) - taken
         stamps = np.fromiter(map(itemgetter(1), map(Message.timestamp, messages)), np.int64, n)
-        offsets = np.fromiter(map(Message.offset, messages), np.int64, n)
+        first, last = messages[0].offset() or 0, messages[-1].offset()
+        if last == first + n - 1:
+            offsets = np.arange(first, first + n)
+        else:  # markers of transactions, or what compaction left out, lie between
+            offsets = np.fromiter(map(Message.offset, messages), np.int64, n)
         tp = TopicPartition(messages[0].topic(), messages[0].partition())
         self._next[tp] = int(offsets[-1]) + 1
         return MessageRecords(
