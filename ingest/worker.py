@@ -45,6 +45,12 @@ logger = logging.getLogger("headwater.ingest")
 POLL_SECONDS = 0.05
 #: Pause after a store failed.
 BACK_OFF_SECONDS = 0.5
+#: Time between two polls of a worker that has caught up: smaller batches cost more than they save.
+GATHER_SECONDS = 0.005
+#: Batches of fewer events are folded on the spot, for a thread would cost more than it saves.
+FOLD_ASIDE = 2_000
+#: More messages wait, and even what was just read is older than this: the worker is behind.
+BEHIND_SECONDS = 0.25
 #: Batches that may wait to be folded while the next are read and decoded.
 FOLDS_AHEAD = 4
 #: While the worker is behind, a write may wait for this part of the events' age, ...
@@ -87,7 +93,7 @@ class Worker:
         self._record_ms: list[int] = []
         #: Of what was taken in since the last write, the age of the youngest record.
         self._age_seconds = math.inf
-        self._wrote = self._saved = time.monotonic()
+        self._wrote = self._saved = self._polled = time.monotonic()
         self.load()
         config = settings.kafka_config
         self.consumer: Consumer = open_consumer(
@@ -164,6 +170,9 @@ class Worker:
             logger.warning("stopping without a last commit: %s", error)
 
     def _turn(self) -> None:
+        if not self._behind:
+            time.sleep(max(0.0, self._polled + GATHER_SECONDS - time.monotonic()))
+        self._polled = time.monotonic()
         polled = self.consumer.poll(POLL_SECONDS, self.settings.batch_records)
         moved = self.consumer.moved()
         if moved.revoked:
@@ -175,7 +184,7 @@ class Worker:
             # A partition that came just now was read from another place than its position.
             if records.tp in self.positions and records.tp not in moved.assigned:
                 self._take(records)
-                self._behind |= records.next_offset < records.end_offset
+                self._behind |= _is_behind(records)
         self._hand_over()
 
     def _begin(self, tp: TopicPartition) -> None:
@@ -259,8 +268,12 @@ class Worker:
                 for sink in sinks:
                     sink.apply(batch, now_us)
 
-        self._folds.append(self._jobs.fold(job))
-        self.folded(ahead=FOLDS_AHEAD)
+        if len(batch.ts) < FOLD_ASIDE:
+            self.folded()
+            job()
+        else:
+            self._folds.append(self._jobs.fold(job))
+            self.folded(ahead=FOLDS_AHEAD)
 
     def folded(self, ahead: int = 0) -> None:
         """Wait until at most `ahead` batches have yet to be folded; raises what a fold raised."""
@@ -402,6 +415,12 @@ class Worker:
             ends[tp] <= begins[tp] or ((at := committed[tp]) is not None and at.offset >= ends[tp])
             for tp in others
         )
+
+
+def _is_behind(records: Records) -> bool:
+    if records.next_offset >= records.end_offset or not len(records):
+        return False
+    return time.time() - int(records.timestamp_ms[-1]) / 1000 > BEHIND_SECONDS
 
 
 def _refuse_loss(sound: bool) -> None:

@@ -131,6 +131,7 @@ class Bench:
 
 def served(answer: dict[str, object]) -> list[object]:
     """The values of FEATURES in an answer of Feast's format, by their order there."""
+    assert "metadata" in answer, f"no vector but {answer}"
     names = answer["metadata"]["feature_names"]  # type: ignore[index]
     columns = {
         name: result["values"][0]
