@@ -21,7 +21,7 @@ from headwater.online.columns import STATUS_NAMES, ViewColumns
 
 EPOCH = b'"1970-01-01T00:00:00Z"'
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
-_TIMES = _NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
+TIMES = _NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 _MILLIS = re.compile(rb"(\.\d{3})000Z")
 _STATUS_TEXTS = [b'"' + name.encode() + b'"' for name in STATUS_NAMES]
 PRESENT_TEXT = _STATUS_TEXTS[0]
@@ -148,7 +148,7 @@ def times(event_us: Any) -> bytes:
     array = np.ascontiguousarray(event_us, np.int64)
     if (array == array[0]).all():
         return b",".join([time_text(int(array[0]))] * len(array))
-    text: bytes = orjson.dumps(array.view("datetime64[us]"), option=_TIMES)[1:-1]
+    text: bytes = orjson.dumps(array.view("datetime64[us]"), option=TIMES)[1:-1]
     return _MILLIS.sub(rb"\1Z", text) if b"000Z" in text else text
 
 

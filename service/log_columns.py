@@ -78,6 +78,13 @@ class LogColumns:
             for read, place in zip(self._reads, self._places.values(), strict=True)
         }
 
+    def described(self, data: Sequence[bytes | None], n: int) -> dict[str, Any]:
+        """The same for an answer in JSON."""
+        return {
+            read.alias: self._provenance[place].describe(data[place * n : (place + 1) * n])
+            for read, place in zip(self._reads, self._places.values(), strict=True)
+        }
+
     def tables(
         self, records: Sequence[Record], whole: int | None, name: Callable[[int], str]
     ) -> tuple[list[pa.Table], int]:

@@ -15,7 +15,7 @@ from headwater import __version__
 from headwater.catalog import Catalog, ViewPlan
 from headwater.errors import StoreUnavailableError
 from headwater.offline.materialize import JOB as MATERIALIZE
-from headwater.online import job_status
+from headwater.online import job_status, verified
 from headwater.online.job_status import JobStatus
 from headwater.online.store_use import StoreUse, store_use
 from headwater.online.writer import OnlineWriter
@@ -36,6 +36,8 @@ class Observed:
         self.clocks: Mapping[tuple[str, str], int] = {}
         self.jobs: Mapping[tuple[str, str], JobStatus] = {}
         self.use: StoreUse | None = None
+        self.verified: Mapping[tuple[str, str, str], int] = {}
+        self.verified_at = 0.0
         self.store_up = False
 
     def promise(self, catalog: Catalog) -> None:
@@ -52,6 +54,7 @@ class Observed:
             self.clocks = writer.clocks()
             self.jobs = job_status.read(writer)
             self.use = store_use(writer)
+            self.verified, self.verified_at = verified.read(writer.client, writer.project)
             self.store_up = True
         except StoreUnavailableError:
             self.store_up = False
@@ -66,6 +69,7 @@ class Observed:
         yield self._last_events()
         yield from self._job_families()
         yield from self._store_families()
+        yield from self._verify_families()
         build = GaugeMetricFamily(
             PREFIX + "build_info", "The version that runs", labels=["component", "version"]
         )
@@ -110,6 +114,25 @@ class Observed:
         for job, at in newest.items():
             last.add_metric([job], at)
         yield from (seconds, runs, rows, success, last)
+
+    def _verify_families(self) -> Iterator[Metric]:
+        feature = ["feature_view", "feature"]
+        compared = CounterMetricFamily(
+            PREFIX + "verified_values", "Values that `headwater verify` compared", labels=feature
+        )
+        different = CounterMetricFamily(
+            PREFIX + "online_offline_mismatch", "Values that differed from the offline log",
+            labels=feature,
+        )  # fmt: skip
+        families = {"compared": compared, "different": different}
+        for (view, name, kind), count in self.verified.items():
+            families[kind].add_metric([view, name], count)
+        last = GaugeMetricFamily(
+            PREFIX + "verified_timestamp_seconds", "When `headwater verify` last ended"
+        )
+        if self.verified_at:
+            last.add_metric([], self.verified_at)
+        yield from (compared, different, last)
 
     def _store_families(self) -> Iterator[Metric]:
         name, store = PREFIX + "store_", ["store"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ import orjson
 
 from headwater.codec import entity_texts
 from headwater.online.columns import ViewColumns, columns_of
-from headwater.online.provenance import as_json
 from service import answer
 from service.answer import Run
 from service.feature_log import Recorder
@@ -163,12 +161,10 @@ class Prepared:
 
     def _provenance(self, data: Sequence[bytes | None], n: int, now_us: int) -> bytes:
         """What the values were made of, as a member of the answer."""
-        found = {v: as_json(column) for v, column in self.provenances(data, n).items()}
-        about = {
-            "request_timestamp": datetime.fromtimestamp(now_us / 1e6, UTC),
-            "catalog": self._log.version, "feature_views": found,
-        }  # fmt: skip
-        return b',"provenance":' + orjson.dumps(about, option=orjson.OPT_UTC_Z)
+        found = orjson.dumps(self._log.described(data, n), option=answer.TIMES)
+        return b',"provenance":{"request_timestamp":%b,"catalog":"%b","feature_views":%b}' % (
+            answer.time_text(now_us), self._log.version.encode(), found,
+        )  # fmt: skip
 
     def _write(self, found: Found, parts: list[bytes]) -> None:
         """Append the answer's feature columns, with a comma behind each."""

@@ -13,7 +13,9 @@ import typer
 from rich.console import Console
 
 from headwater import catalog_cache
+from headwater.cli.explain import explain
 from headwater.cli.training_set import profile, training_set
+from headwater.cli.verify import verify
 from headwater.errors import HeadwaterError
 from headwater.quality.freshness import freshness
 from headwater.settings import Settings
@@ -230,6 +232,8 @@ def _program(module: str, repo: Path, *more: str) -> list[str]:
 
 app.command("training-set")(training_set)
 app.command()(profile)
+app.command()(verify)
+app.command()(explain)
 
 
 @app.command()

@@ -179,6 +179,22 @@ class FeatureLog:
         if waiting:
             yield _together(waiting)
 
+    def exists(self) -> bool:
+        """Whether there is anything at the path."""
+        try:
+            filesystem(self.path, self._endpoint)
+        except (FileNotFoundError, OSError):
+            return False
+        return True
+
+    def folders(self) -> list[str]:
+        """The names of the folders in it; none where it does not exist."""
+        if not self.exists():
+            return []
+        store, path = filesystem(self.path, self._endpoint)
+        found = store.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        return sorted(i.base_name for i in found if i.type == pafs.FileType.Directory)
+
     def _files(self, until_us: int | None) -> Iterator[tuple[pafs.FileSystem, str]]:
         """Files that may hold vectors up to a time, in the order of their first vector."""
         try:

@@ -124,7 +124,7 @@ def features_of(
         for warning in newest_warning(view.name, scan.newest_us(), labels.times):
             past.warn(warning)
     if len(ordered.t):
-        reach = _reach(view)
+        reach = reach_us(view)
         scan.limit(None if reach is None else int(ordered.t.min()) - reach, int(ordered.t.max()))
     if view.kind == "window":
         yield from zip(names, _windows(scan, ordered, len(labels), names, past), strict=True)
@@ -137,7 +137,7 @@ def features_of(
         yield from zip(some, scan.take(some, rows), strict=True)
 
 
-def _reach(view: ViewPlan) -> int | None:
+def reach_us(view: ViewPlan) -> int | None:
     """How far before a label an event can matter; None for the whole past."""
     if view.kind == "row":
         return view.ttl_us or None
@@ -276,7 +276,7 @@ def _events(
     own = [EVENT, SEQUENCE] + ([KNOWN] if past.as_of == "arrival" else [])
     codes, numbers = [], []
     columns: list[list[pa.Array]] = [[] for _ in used]
-    reach = _reach(scan.view)
+    reach = reach_us(scan.view)
     high = int(ordered.t.max(initial=kernels.I64_MIN))
     low = kernels.I64_MIN if reach is None or not len(ordered.t) else ordered.t.min() - reach
     for batch in scan.batches([*keys, *own, *used]):

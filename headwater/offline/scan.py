@@ -24,7 +24,7 @@ from headwater.catalog import BatchSourcePlan, Catalog, ViewPlan
 from headwater.errors import HeadwaterError
 from headwater.offline.files import open_source
 from headwater.offline.gather import Gather, gather_threads
-from headwater.offline.log import ARRIVED, OFFSET, PARTITION
+from headwater.offline.log import ARRIVED, OFFSET, PARTITION, TOPIC
 from headwater.offline.pieces import Piece, batch_piece, stream_pieces
 from headwater.offline.sources import (
     CREATED,
@@ -35,14 +35,16 @@ from headwater.offline.sources import (
     parsed_times,
 )  # fmt: skip
 from headwater.transform import failing, transform_events
-from headwater.windows import Int64
+from headwater.windows import Int64, source_id
 
 #: When a row was known: the log's arrival time, else its created time, else its event time.
 KNOWN = "__hw_known"
+#: `windows.source_id` of the topic and partition that a row came from.
+SOURCE = "__hw_source"
 #: History's sequence numbers count up from here, below every one of a log.
 _HISTORY = -(1 << 62)
 #: Names of a source's event and created time, as a scan calls them.
-_OWN = {EVENT, CREATED, SEQUENCE, KNOWN}
+_OWN = {EVENT, CREATED, SEQUENCE, KNOWN, SOURCE}
 
 
 class Scan:
@@ -70,7 +72,7 @@ class Scan:
         return sum(int(piece.data.count_rows()) for piece in self.pieces)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Batches with the columns asked for, which may be EVENT, CREATED, SEQUENCE and KNOWN.
+        """Batches with the columns asked for, which may be EVENT, CREATED, SEQUENCE, KNOWN, SOURCE.
 
         Times are UTC microseconds. Raises HeadwaterError for a column that is not there.
         """
@@ -252,6 +254,7 @@ def _own_columns(piece: Piece, columns: Sequence[str]) -> list[str]:
         wanted.append(piece.created)
     if piece.kind == "log":
         names = [PARTITION, OFFSET] * (SEQUENCE in columns) + [ARRIVED] * (KNOWN in columns)
+        names += [TOPIC, PARTITION] * (SOURCE in columns)
         wanted += [n for n in names if n in piece.data.schema.names]
     return wanted
 
@@ -262,6 +265,8 @@ def _numbered(batch: pa.RecordBatch, piece: Piece, base: int, columns: Sequence[
     for name in columns:
         if name == SEQUENCE:
             out.append(_sequence(batch, piece, base))
+        elif name == SOURCE:
+            out.append(_source(batch))
         elif name in _OWN:
             own = {EVENT: piece.event, CREATED: piece.created, KNOWN: piece.event}[name]
             if name == KNOWN and f"\0{ARRIVED}" in batch.schema.names:
@@ -284,6 +289,16 @@ def _sequence(batch: pa.RecordBatch, piece: Piece, base: int) -> pa.Array:
         return pa.array((partition << 48) | batch.column(f"\0{OFFSET}").fill_null(0).to_numpy())
     first = base + (_HISTORY if piece.kind == "history" else 0)
     return pa.array(np.arange(first, first + batch.num_rows))
+
+
+def _source(batch: pa.RecordBatch) -> pa.Array:
+    """The topic and partition of each row as one number; a history's rows have one of their own."""
+    if f"\0{TOPIC}" not in batch.schema.names:
+        return pa.repeat(pa.scalar(source_id("", -1), pa.int64()), batch.num_rows)
+    topics = batch.column(f"\0{TOPIC}").fill_null("").dictionary_encode()
+    numbers = np.array([source_id(t, 0) for t in topics.dictionary.to_pylist()], np.int64)
+    partition = batch.column(f"\0{PARTITION}").cast(pa.int64()).fill_null(-1).to_numpy()
+    return pa.array(numbers[topics.indices.to_numpy()] | partition & 0xFFFF)
 
 
 def _common_types(pieces: Sequence[Piece]) -> dict[str, pa.DataType]:

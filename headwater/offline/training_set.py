@@ -124,7 +124,7 @@ def assemble(
     columns = dict(columns)
     for reference in request.features:
         if reference.view in catalog.on_demand:
-            made = _on_demand(catalog, catalog.on_demand[reference.view], columns, labels)
+            made = on_demand_features(catalog, catalog.on_demand[reference.view], columns, labels)
             columns.update({(reference.name_to_use, name): made[name] for name in made})
     out = labels
     for window in request.label_windows:
@@ -134,7 +134,7 @@ def assemble(
     return out
 
 
-def _on_demand(
+def on_demand_features(
     catalog: Catalog, plan: OnDemandPlan, columns: Mapping[tuple[str, str], Any], labels: pa.Table
 ) -> dict[str, pa.Array]:
     """An on-demand view's features over all labels, by the same function as online."""

@@ -7,6 +7,7 @@ what a window was computed from; a row is named by its event time and its versio
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,7 @@ class Provenance:
         numbers = sorted((source_id(topic, 0) >> 16, topic) for topic in ("", *topics))
         self._hashes = np.array([number for number, _ in numbers], np.int64)
         self._topics = pa.array([topic for _, topic in numbers], pa.string())
+        self._names: dict[int, str] = {}
 
     @property
     def type(self) -> pa.DataType:
@@ -59,14 +61,61 @@ class Provenance:
         """What each of n values of Redis was made of: WINDOW_TYPE or ROW_TYPE, null for none."""
         return self._windows(data) if self._view.kind == "window" else self._rows(data)
 
-    def _windows(self, data: Sequence[bytes | None]) -> pa.Array:
+    def describe(self, data: Sequence[bytes | None]) -> dict[str, Any]:
+        """The same for an answer in JSON, column by column.
+
+        Windows: `offsets`, an object an entity of `<topic>-<partition>` and last offset. Rows:
+        `event_timestamps` (1970 is none), and where any row has them `created_timestamps`,
+        `partitions`, `offsets`; `readable` where any is not.
+        """
+        if self._view.kind == "window":
+            at, source, offset = (part.tolist() for part in self._sections(data))
+            names = [self._name(number) for number in source]
+            return {
+                "offsets": [
+                    dict(zip(names[a:b], offset[a:b], strict=True)) for a, b in pairwise(at)
+                ]
+            }
+        _, (event, created, partition, offset), state = self._origins(data)
+        found: dict[str, Any] = {"event_timestamps": event.view("datetime64[us]")}
+        if (state & 2).any():
+            found["created_timestamps"] = created.view("datetime64[us]")
+        if (state & 4).any():
+            found |= {"partitions": partition, "offsets": offset}
+        if not (state & 1 | (event == 0)).all():
+            found["readable"] = (state & 1).astype(np.bool_)
+        return found
+
+    def _name(self, source: int) -> str:
+        name = self._names.get(source)
+        if name is None:
+            at = int(np.searchsorted(self._hashes, source >> 16))
+            known = at < len(self._hashes) and self._hashes[at] == source >> 16
+            topic = self._topics[at].as_py() if known else "?"
+            name = self._names[source] = f"{topic}-{source & 0xFFFF}" if topic else "history"
+        return name
+
+    def _origins(self, data: Sequence[bytes | None]) -> tuple[Int64, Int64, NDArray[np.uint8]]:
+        kept = [value if value and len(value) >= 12 else b"" for value in data]
+        sizes = np.array([len(value) for value in kept], np.int64)
+        numbers = np.zeros((4, len(kept)), np.int64)
+        state = np.zeros(len(kept), np.uint8)
+        joined = np.frombuffer(b"".join(kept), np.uint8)
+        kernels.row_origins(joined, sizes, self._fingerprint, numbers, state)
+        return sizes, numbers, state
+
+    def _sections(self, data: Sequence[bytes | None]) -> Sections:
         kept = [value if value and not len(value) & 7 else b"" for value in data]
-        sizes = np.fromiter((len(value) >> 3 for value in kept), np.int64, len(kept))
+        sizes = np.array([len(value) >> 3 for value in kept], np.int64)
         words = np.frombuffer(b"".join(kept), np.int64)
         at = np.zeros(len(kept) + 1, np.int64)
         most = kernels.count_sections(words, sizes, _HEADER, at)
         source, offset = np.empty(most, np.int64), np.empty(most, np.int64)
         kernels.read_sections(words, sizes, at, source, offset)
+        return Sections(at, source, offset)
+
+    def _windows(self, data: Sequence[bytes | None]) -> pa.Array:
+        at, source, offset = self._sections(data)
         place = np.minimum(np.searchsorted(self._hashes, source >> 16), len(self._hashes) - 1)
         known = self._hashes[place] == source >> 16
         partition = (source & 0xFFFF).astype(np.int32)
@@ -78,13 +127,7 @@ class Provenance:
         return pa.ListArray.from_arrays(pa.array(at.astype(np.int32)), sections)
 
     def _rows(self, data: Sequence[bytes | None]) -> pa.Array:
-        kept = [value if value and len(value) >= 12 else b"" for value in data]
-        sizes = np.fromiter((len(value) for value in kept), np.int64, len(kept))
-        joined = np.frombuffer(b"".join(kept), np.uint8)
-        numbers = np.zeros((4, len(kept)), np.int64)
-        state = np.zeros(len(kept), np.uint8)
-        kernels.row_origins(joined, sizes, self._fingerprint, numbers, state)
-        event, created, partition, offset = numbers
+        sizes, (event, created, partition, offset), state = self._origins(data)
         dated, placed = state & 2 > 0, state & 4 > 0
         return pa.StructArray.from_arrays(
             [
@@ -94,16 +137,6 @@ class Provenance:
             ],
             fields=list(ROW_TYPE), mask=pa.array(sizes == 0),
         )  # fmt: skip
-
-
-def as_json(provenance: pa.Array) -> list[Any]:
-    """A provenance column for an answer: times as ISO 8601."""
-    found: list[Any] = provenance.to_pylist()
-    for one in found:
-        if isinstance(one, dict):
-            for name in ("event_timestamp", "created"):
-                one[name] = one[name].isoformat() if one[name] else None
-    return found
 
 
 class Sections(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
@@ -42,7 +43,10 @@ def year(
     folder = tmp_path_factory.mktemp("flights")
     repo = folder / "feature_repo"
     shutil.copytree(REPO, repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
-    env = {"REDIS_URL": redis_url, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}
+    env = {
+        "REDIS_URL": redis_url, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
+        "HEADWATER_FEATURE_LOG": str(folder / "vectors"), "HEADWATER_FEATURE_LOG_SECONDS": "1",
+    }  # fmt: skip
     programs = Programs(repo, env)
     found = flights.load(datetime.now(UTC))
     found.write_batch_sources(repo / "data")
@@ -120,6 +124,45 @@ def test_a_served_vector_equals_the_training_sets_row_at_that_time(
                 assert mine == theirs, name
     some = [name for name in names if any(value is not None for value in train[name])]
     assert len(some) > 55, "almost every feature has values to compare"
+
+
+def test_verify_finds_every_served_vector_equal_and_explain_says_what_it_is_made_of(
+    year: Year,
+) -> None:
+    labels = year.flights.labels
+    rows = labels.slice(1000, 400).to_pylist()
+    found, at = served(year, rows)
+    moment = datetime.fromtimestamp(at / 1e6 - 1, UTC).isoformat()
+
+    def verified() -> Any:
+        done = year.programs.run("verify", "--service", SERVICE, "--since", moment, "--json")
+        return json.loads(done.stdout) if done.returncode == 0 else done.stderr
+
+    deadline = time.monotonic() + 60
+    while not isinstance(report := verified(), dict):
+        assert "no vectors" in report or "no feature log" in report, report
+        assert time.monotonic() < deadline
+    assert report["vectors"] == 400
+    assert report["different"] == 0
+    assert report["compared"] > 400 * 55
+    shown = 'online_offline_mismatch_total{feature="temp",feature_view="origin_weather"} 0.0'
+    while shown not in year.programs.get("/metrics"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+    entity = [f"--entity={key}={json.dumps(rows[0][key])}" for key in KEYS]
+    after = datetime.fromtimestamp(at / 1e6, UTC).isoformat()
+    text = year.programs.headwater(
+        "explain", "--service", SERVICE, *entity, "--at", after, "--json"
+    )
+    about = {view["view"]: view for view in json.loads(text)["views"]}
+    windows = about["origin_departures"]
+    name = "origin_departures_7d"
+    assert windows["features"][name]["value"] == found[name][0]
+    assert windows["features"][name]["events"] == found[name][0]
+    assert windows["events"][-1]["topic"] == "departures"
+    assert sum(tile["events"] for tile in windows["tiles"]) == windows["events_in_all"]
+    assert about["origin_weather"]["row"]["values"]["temp"] == found["temp"][0]
 
 
 def test_every_label_is_kept_in_its_order(year: Year, tmp_path: Path) -> None:

@@ -45,19 +45,22 @@ class Load(NamedTuple):
     p99_ms: float
 
 
-def body(features: Sequence[str]) -> tuple[str, str]:
+def body(features: Sequence[str], **more: Any) -> tuple[str, str]:
     """The request's text before and after the list of entities."""
-    text = json.dumps({"features": list(features), "entities": {"customer_id": ["@"]}})
+    text = json.dumps({"features": list(features), **more, "entities": {"customer_id": ["@"]}})
     head, tail = text.split('"@"')
     return head, tail
 
 
 def run(
     url: str, features: Sequence[str], n: int, entities: int, connections: int, seconds: int,
-    rate: float | None = None,
+    rate: float | None = None, **more: Any,
 ) -> Load:  # fmt: skip
-    """One run. With a rate, each connection pauses so that together they send about that rate."""
-    head, tail = body(features)
+    """One run. With a rate, each connection pauses so that together they send about that rate.
+
+    more: other members of the request.
+    """
+    head, tail = body(features, **more)
     pause = connections / rate * 1000 if rate else 0.0
     script = _LUA % {
         "head": head, "tail": tail, "n": n, "entities": entities, "pause": pause,

@@ -1,0 +1,153 @@
+"""Vectors that were served equal what the log says; a build that is broken is found out."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headwater.codec import WINDOW_HEADER
+from headwater.offline.recompute import AHEAD, NO_ROW
+from headwater.offline.verify import Report
+from headwater.online.columns import RowColumns
+from headwater.states import WindowStates
+from headwater.windows import EventBatch, WindowProgram
+from service.single import SingleEntity
+from tests.proof.world import MINUTE, USERS, World
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+@pytest.fixture
+def world(tmp_path: Path, redis_url: str) -> World:
+    return World(tmp_path, redis_url, f"proof{uuid.uuid4().hex[:8]}")
+
+
+def served(world: World, rounds: int = 4) -> Report:
+    world.take_in(150)
+    world.serve(rounds, lambda turn: world.take_in(40))
+    return world.report()
+
+
+def by_view(report: Report, what: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for one in report.features.values():
+        found[one.view] = found.get(one.view, 0) + getattr(one, what)
+    return found
+
+
+def test_every_served_value_equals_the_recomputed_one(world: World) -> None:
+    report = served(world)
+    assert report.different == 0, [f.examples for f in report.features.values() if f.different]
+    assert report.vectors == 4 * 3 * USERS
+    compared = by_view(report, "compared")
+    assert set(compared) == {"tiles", "sketches", "newest", "fresh", "profile"}
+    assert min(compared.values()) > 0
+    # What is not compared has its reason: half of the users were never loaded.
+    reasons = sum((f.not_comparable for f in report.features.values()), Counter())
+    assert set(reasons) == {NO_ROW}
+    assert compared["tiles"] == 4 * 2 * USERS * 12
+
+
+def test_what_the_log_does_not_hold_yet_is_not_compared(world: World) -> None:
+    world.take_in(50)
+    kept = world.log.append
+    world.log.append = lambda *_: 0  # type: ignore[method-assign]
+    world.serve(1, lambda turn: world.take_in(30))
+    world.log.append = kept  # type: ignore[method-assign]
+    tiles = world.report().features["tiles", "count_events_1h"]
+    assert tiles.not_comparable[AHEAD] > 0
+    assert tiles.different == 0
+
+
+def _longer_by_a_hop(patch: pytest.MonkeyPatch) -> None:
+    """Windows begin one hop too early when they are read."""
+    make = WindowProgram.__init__
+
+    def off_by_one(self: WindowProgram, *given: Any) -> None:
+        make(self, *given)
+        self._windows = self._windows + np.array([MINUTE, 0])
+
+    patch.setattr("headwater.online.columns.WindowProgram.__init__", off_by_one)
+
+
+def _drops_an_event(patch: pytest.MonkeyPatch) -> None:
+    """Of each batch the worker folds all but one event."""
+    fold = WindowStates.fold
+
+    def forgetful(self: WindowStates, key: Any, batch: EventBatch, now_us: int) -> None:
+        kept = np.arange(len(batch)) != len(batch) // 2
+        columns = {n: type(c)(np.asarray(c.values, object)[kept].tolist() if isinstance(
+            c.values, list) else c.values[kept], c.valid[kept])
+            for n, c in batch.columns.items()}  # fmt: skip
+        fold(self, key[kept], EventBatch(key[kept], batch.ts[kept], batch.offset[kept],
+             batch.source[kept], batch.watermark[kept], columns), now_us)  # fmt: skip
+
+    patch.setattr(WindowStates, "fold", forgetful)
+
+
+def _drops_the_newest_event(patch: pytest.MonkeyPatch) -> None:
+    """The last event of the last batch is not in the state, which goes no further than before."""
+    fold = WindowStates.fold
+
+    def late(self: WindowStates, key: Any, batch: EventBatch, now_us: int) -> None:
+        columns = {n: type(c)(c.values[:-9], c.valid[:-9]) for n, c in batch.columns.items()}
+        fold(self, key[:-9], EventBatch(key[:-9], batch.ts[:-9], batch.offset[:-9],
+             batch.source[:-9], batch.watermark[:-9], columns), now_us)  # fmt: skip
+
+    patch.setattr(WindowStates, "fold", late)
+
+
+def _doubles_tiles(patch: pytest.MonkeyPatch) -> None:
+    """Tiles are merged twice when they are read."""
+    read = WindowProgram.read_columns
+
+    def twice(self: WindowProgram, data: Any, *given: Any) -> Any:
+        doubled = [v and v + v[len(WINDOW_HEADER) :] for v in data]
+        return read(self, doubled, *given)
+
+    patch.setattr(WindowProgram, "read_columns", twice)
+
+
+def _ignores_ttl(patch: pytest.MonkeyPatch) -> None:
+    make, single = RowColumns.__init__, SingleEntity.__init__
+
+    def without(self: Any, view: Any, names: Any) -> None:
+        make(self, view, names)
+        self._ttl_us = 0
+
+    def alone(self: Any, *given: Any) -> None:
+        single(self, *given)
+        self._views = [view._replace(ttl_us=0) for view in self._views]
+
+    patch.setattr(RowColumns, "__init__", without)
+    patch.setattr(SingleEntity, "__init__", alone)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "views", "cause"),
+    [
+        (_longer_by_a_hop, {"tiles"}, "doubled write"),
+        (_drops_an_event, {"tiles", "sketches"}, "lost write"),
+        (_drops_the_newest_event, {"tiles", "sketches"}, "lost write"),
+        (_doubles_tiles, {"tiles"}, "doubled write"),
+        (_ignores_ttl, {"fresh", "profile"}, "expired TTL"),
+    ],
+)
+def test_a_broken_build_is_caught(
+    world: World, monkeypatch: pytest.MonkeyPatch, breaks: Break, views: set[str], cause: str
+) -> None:
+    with monkeypatch.context() as patch:
+        breaks(patch)
+        world.take_in(150)
+        world.serve(4, lambda turn: world.take_in(40) if turn < 2 else None)
+    report = world.report()
+    different = {view for view, n in by_view(report, "different").items() if n}
+    assert different == views
+    causes = {c for f in report.features.values() for c in f.causes}
+    assert cause in causes
