@@ -12,15 +12,30 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import yaml
 
 from headwater import catalog as plans
+from headwater import registered
 from headwater.errors import HeadwaterError
 
 
 def load(repo: Path) -> plans.Catalog:
+    """The catalogue that the repository's registry holds, with the views registered over HTTP.
+
+    Raises HeadwaterError without a registry.
+    """
+    own = load_own(repo)
+    extra = registered.stamp(repo)
+    if not extra:
+        return own
+    version = hashlib.blake2b(own.version.encode() + extra, digest_size=8).hexdigest()
+    return msgspec.structs.replace(registered.merged(own, registered.read(repo)), version=version)
+
+
+def load_own(repo: Path) -> plans.Catalog:
     """The catalogue that the repository's registry holds. Raises HeadwaterError without one."""
-    stamp = fingerprint(repo)
+    stamp = _own_fingerprint(repo)
     folder = repo / "data"
     folder.mkdir(exist_ok=True)
     cached = folder / f".catalog-{stamp}.json"
@@ -32,7 +47,12 @@ def load(repo: Path) -> plans.Catalog:
 
 
 def fingerprint(repo: Path) -> str:
-    """Changes when the registry does; cheap enough to ask every second."""
+    """Changes when a definition does; cheap enough to ask every second."""
+    own, extra = _own_fingerprint(repo), registered.stamp(repo)
+    return own + hashlib.blake2b(extra, digest_size=8).hexdigest() if extra else own
+
+
+def _own_fingerprint(repo: Path) -> str:
     config = repo / "feature_store.yaml"
     if not config.exists():
         raise HeadwaterError(

@@ -22,27 +22,18 @@ from feast.infra.offline_stores.file_source import FileLoggingDestination, FileS
 from feast.on_demand_feature_view import OnDemandFeatureView
 
 from headwater import catalog as plans
+from headwater.aggregations import Wanted, plan_aggregation
 from headwater.catalog_messages import plan_messages
 from headwater.errors import DefinitionError
 
 DUMMY_ENTITY = "__dummy_id"
-NUMERIC_ONLY = {"sum", "mean", "std", "var", "quantile"}
-FUNCTIONS = NUMERIC_ONLY | {"count", "min", "max", "first", "last", "count_distinct"}
-ALIASES = {
-    "avg": "mean",
-    "stddev": "std",
-    "stddev_samp": "std",
-    "var_samp": "var",
-    "variance": "var",
-    "nunique": "count_distinct",
-    "approx_count_distinct": "count_distinct",
-    "median": "quantile(0.5)",
-}
-HOPS_US = [n * 1_000_000 for n in (86400, 21600, 3600, 900, 300, 60, 15, 5, 1)]
 
 
-def build(store: FeatureStore) -> plans.Catalog:
-    """The plans of everything in a store's registry. Raises DefinitionError for what can't be."""
+def build(store: FeatureStore, online_store: Any = None) -> plans.Catalog:
+    """The plans of everything in a store's registry. Raises DefinitionError for what can't be.
+
+    online_store: its configuration, where the store itself has another one for the time being.
+    """
     registry, project = store.registry, store.project
     entities = {e.name: _entity(e) for e in registry.list_entities(project)}
     entities.pop("__dummy", None)
@@ -58,7 +49,7 @@ def build(store: FeatureStore) -> plans.Catalog:
     catalog = plans.Catalog(
         project=project,
         version="",
-        redis_url=_redis_url(store),
+        redis_url=_redis_url(online_store or store.config.online_store),
         log_root=root,
         entities=entities,
         streams=draft.streams,
@@ -212,40 +203,19 @@ def _aggregations(
     """One plan for each feature, and the features in that order."""
     types = {stream.field_mapping.get(f.name, f.name): f.type for f in stream.fields}
     declared = {f.name: f for f in fields}
+    has_udf = _udf(view) is not None
     planned, features = [], []
     for a in view.aggregations:
-        name = a.resolved_name(a.time_window)
-        function, parameter = _function(view.name, a.function)
-        has_udf = _udf(view) is not None
-        if a.column in {"", "*"} and function == "count":
-            column_type = "INT64"
-        elif a.column in types:
-            column_type = types[a.column]
-        elif has_udf:
-            column_type = "DOUBLE"  # a udf made the column; numbers are its likely use
-        else:
-            raise DefinitionError(
-                f"stream feature view {view.name!r}",
-                f"it aggregates {a.column!r}, which the source {stream.name!r} does not have",
-                f"Columns: {', '.join(sorted(types))}",
-            )
-        if function in NUMERIC_ONLY and plans.column_kind(column_type) == "object":
-            raise DefinitionError(
-                f"stream feature view {view.name!r}",
-                f"{function} of {a.column!r} needs numbers, and it is a {column_type}",
-                "Use count, count_distinct, first, last, min or max",
-            )
-        field = declared.pop(name, None)
-        output = field.type if field else _natural(function, column_type)
-        features.append(field or plans.FieldPlan(name, output))
-        window = _us(a.time_window)
-        planned.append(
-            plans.AggregationPlan(
-                name, a.column, function, window or None,
-                _hop(window, _us(a.slide_interval), _us(view.tiling_hop_size)),
-                parameter, column_type, output,
-            )
+        wanted = Wanted(
+            a.resolved_name(a.time_window), a.function, a.column, _us(a.time_window),
+            _us(a.slide_interval), _us(view.tiling_hop_size),
         )  # fmt: skip
+        plan, field = plan_aggregation(
+            f"stream feature view {view.name!r}", wanted, types, stream.name, has_udf,
+            declared.pop(wanted.name, None),
+        )  # fmt: skip
+        planned.append(plan)
+        features.append(field)
     if declared:
         raise DefinitionError(
             f"stream feature view {view.name!r}",
@@ -253,48 +223,6 @@ def _aggregations(
             f"Aggregations make: {', '.join(p.name for p in planned)}",
         )
     return tuple(planned), tuple(features)
-
-
-def _hop(window: int | None, slide: int | None, tiling: int | None) -> int:
-    if window is None or not window:
-        return HOPS_US[-1]
-    if slide and slide < window:
-        return slide
-    return tiling or next((hop for hop in HOPS_US if hop * 60 <= window), HOPS_US[-1])
-
-
-def _function(view: str, text: str) -> tuple[str, float]:
-    text = text.lower().strip()
-    text = ALIASES.get(text, text)
-    if text in FUNCTIONS - {"quantile"}:
-        return text, 0.0
-    ends = re.fullmatch(r"(last|first)_(?:n\()?(\d+)\)?", text)
-    if ends and int(ends[2]) > 0:
-        return f"{ends[1]}_n", float(ends[2])
-    quantile = re.fullmatch(r"(?:quantile|percentile|approx_percentile)\(([\d.]+)\)", text)
-    short = re.fullmatch(r"p(\d{1,2})", text)
-    if quantile or short:
-        q = float(quantile[1]) if quantile else int(short[1]) / 100 if short else 0.0
-        q = q / 100 if q >= 1 else q
-        if 0 < q < 1:
-            return "quantile", q
-    raise DefinitionError(
-        f"stream feature view {view!r}",
-        f"there is no aggregation {text!r}",
-        f"Use one of {', '.join(sorted(FUNCTIONS - {'quantile'}))}, quantile(0.9), last_3, first_3",
-    )
-
-
-def _natural(function: str, column_type: str) -> str:
-    if function in {"count", "count_distinct"}:
-        return "INT64"
-    if function in {"mean", "std", "var", "quantile"}:
-        return "DOUBLE"
-    if function in {"last_n", "first_n"}:
-        return f"{column_type}_LIST"
-    if function == "sum":
-        return "INT64" if plans.column_kind(column_type) == "int" else "DOUBLE"
-    return column_type
 
 
 def _udf(view: Any) -> plans.CodePlan | None:
@@ -400,8 +328,8 @@ def _absolute(store: Any, path: str) -> str:
     return str((Path(store.repo_path or ".") / path).resolve())
 
 
-def _redis_url(store: FeatureStore) -> str:
-    text = str(getattr(store.config.online_store, "connection_string", "") or "")
+def _redis_url(online_store: Any) -> str:
+    text = str(getattr(online_store, "connection_string", "") or "")
     return text if "://" in text or not text else f"redis://{text}"
 
 

@@ -15,6 +15,17 @@ class DefinitionError(HeadwaterError):
         self.name, self.reason, self.remedy = name, reason, remedy
 
 
+class BreakingChangeError(HeadwaterError):
+    """An apply would break what is served; `broken` says what, one line each."""
+
+    def __init__(self, broken: list[str]) -> None:
+        super().__init__(
+            f"refused, since it breaks what is served: {'; '.join(broken)}. "
+            "Keep what is there beside what is new, or `headwater apply --force`"
+        )
+        self.broken = broken
+
+
 class SettingError(HeadwaterError):
     """An environment variable makes no sense."""
 

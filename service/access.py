@@ -41,6 +41,8 @@ class Refusal(NamedTuple):
 
 def scope_of(method: str, path: str) -> str | None:
     """The scope that a request needs."""
+    if method not in {"GET", "HEAD"} and path.startswith("/api/v1/feature-views"):
+        return "admin"
     return ROUTES.get(path, "read" if method in {"GET", "HEAD"} else "write")
 
 

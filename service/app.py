@@ -16,7 +16,7 @@ from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableEr
 from headwater.offline.materialize import materialize
 from headwater.online.columns import warm
 from headwater.settings import Settings
-from service import monitoring, openapi, protocol, training_sets
+from service import feature_views, monitoring, openapi, protocol, training_sets
 from service.gate import Gate
 from service.observed import Observed
 from service.replies import Reply, failed, refused
@@ -74,6 +74,7 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
     _add_writes(app, service)
     _add_health(app, service)
     monitoring.add(app, service.metrics, lambda: service.planner.catalog, lambda: service.writer)
+    feature_views.add(app, repo, lambda: service.planner.catalog, service.reload, service.raw_body)
     training_sets.add(app, repo, lambda: service.planner.catalog, settings.max_body_bytes)
     return app
 

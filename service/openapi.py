@@ -54,6 +54,44 @@ PUSH = _body(
 )
 ROWS = _body({"feature_view_name": {"type": "string"}, "df": _COLUMNS}, ["feature_view_name", "df"])
 MATERIALIZE = _body({"feature_views": _NAMES}, [])
+_TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+_DESCRIBED = {"name": {"type": "string"}, "description": {"type": "string"}, "tags": _TEXTS}
+FEATURE_VIEW = _body(
+    {
+        **_DESCRIBED,
+        "entities": _NAMES,
+        "source": {
+            "type": "object",
+            "properties": {"stream": {"type": "string"}, "batch": {"type": "string"}},
+        },
+        "features": {
+            "type": "array",
+            "items": {"type": "object", "properties": {**_DESCRIBED, "type": {"type": "string"}}},
+        },
+        "aggregations": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["function"],
+                "properties": {
+                    **_DESCRIBED,
+                    **{n: {"type": "string"} for n in ("function", "column", "window", "slide")},
+                },
+            },
+        },
+        "ttl": {"type": "string"},
+        "owner": {"type": "string"},
+    },
+    ["name", "entities", "source"],
+    {
+        "name": "origin_weekly",
+        "description": "How many flights left in the last week",
+        "owner": "operations@flights.example",
+        "entities": ["origin"],
+        "source": {"stream": "departures"},
+        "aggregations": [{"function": "count", "window": "7d", "name": "origin_departures_week"}],
+    },
+)
 TRAINING_SET = _body(
     {
         "entities": _COLUMNS,

@@ -87,12 +87,16 @@ class Service:
             await asyncio.sleep(1.0)
             try:
                 if catalog_cache.fingerprint(self.repo) != self.fingerprint:
-                    self.fingerprint, catalog = await asyncio.to_thread(self._load)
-                    self.planner = self.vectors.use(catalog)
-                    self.metrics.declare(catalog)
-                    logger.info("catalogue %s is in use", self.planner.catalog.version)
+                    await self.reload()
             except (HeadwaterError, OSError) as error:
                 logger.warning("the catalogue stays as it was: %s", error)
+
+    async def reload(self) -> None:
+        """Take the definitions as they are now into use."""
+        self.fingerprint, catalog = await asyncio.to_thread(self._load)
+        self.planner = self.vectors.use(catalog)
+        self.metrics.declare(catalog)
+        logger.info("catalogue %s is in use", self.planner.catalog.version)
 
     async def raw_body(self, request: Request) -> bytes:
         """The body, read no further than it may be long. Raises BadRequestError (413)."""

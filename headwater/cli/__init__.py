@@ -14,7 +14,10 @@ from rich.console import Console
 
 from headwater import catalog_cache
 from headwater.cli.explain import explain
+from headwater.cli.init import init
+from headwater.cli.plan import apply, plan
 from headwater.cli.training_set import profile, training_set
+from headwater.cli.trial import test
 from headwater.cli.verify import verify
 from headwater.errors import HeadwaterError
 from headwater.quality.freshness import freshness
@@ -33,50 +36,10 @@ app = typer.Typer(
 console = Console(highlight=False)
 
 
-@app.command()
-def plan(repo: Repo = REPO, as_json: AsJson = False) -> None:
-    """Show what apply would add, change and remove, after checking it."""
-    from headwater.cli.apply import plan as make
-    from headwater.cli.rebuild import needs_backfill
-
-    found = make(repo.resolve())
-    needs = needs_backfill(found.catalog, Settings.from_env(os.environ))
-    _print_changes(found.changes, needs, as_json)
-
-
-@app.command()
-def apply(
-    repo: Repo = REPO,
-    backfill: Annotated[
-        bool, typer.Option(help="fill new stream views from the offline log before returning")
-    ] = True,
-    as_json: AsJson = False,
-) -> None:
-    """Check the definitions, show what changes, write Feast's registry, fill new stream views."""
-    from headwater.cli.apply import apply as run
-    from headwater.cli.rebuild import after_apply
-
-    found = run(repo.resolve())
-    _print_changes(found.changes, {}, as_json)
-    err = Console(stderr=True, highlight=False)
-    after_apply(found, Settings.from_env(os.environ), backfill, err if as_json else console, repo)
-
-
-def _print_changes(found: list[tuple[str, str, str]], needs: dict[str, int], as_json: bool) -> None:
-    if as_json:
-        rows: list[dict[str, Any]] = [
-            {"change": c, "kind": k, "name": n}
-            | ({"backfill_events": needs[n]} if k == "feature view" and n in needs else {})
-            for c, k, n in found
-        ]
-        typer.echo(json.dumps(rows))
-        return
-    signs = {"add": "[green]+[/]", "change": "[yellow]~[/]", "remove": "[red]-[/]"}
-    for change, kind, name in found:
-        more = f" (needs a backfill: {needs[name]:,} events)" if name in needs else ""
-        console.print(f"{signs[change]} {kind} {name}{more if kind == 'feature view' else ''}")
-    if not found:
-        console.print("Nothing changes.")
+app.command()(init)
+app.command()(plan)
+app.command()(apply)
+app.command()(test)
 
 
 @app.command()
@@ -267,7 +230,7 @@ def _store(repo: Path) -> tuple[Any, Any]:
 
 @app.command()
 def up(repo: Repo = REPO) -> None:
-    """Start the local stack (Redis and Kafka), a worker and the service; stay until Ctrl-C."""
+    """Start Redis and Kafka, apply the definitions, run a worker and the service until Ctrl-C."""
     from headwater.demo.run import up as run
 
     run(repo.resolve())

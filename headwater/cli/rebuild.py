@@ -14,10 +14,17 @@ from rich.text import Text
 
 from headwater.catalog import Catalog
 from headwater.cli.apply import Plan
-from headwater.errors import RebuildBusyError, StoreUnavailableError
+from headwater.errors import (
+    BadRequestError,
+    HeadwaterError,
+    RebuildBusyError,
+    StoreUnavailableError,
+)
+from headwater.offline.materialize import materialize
 from headwater.offline.upkeep import Upkeep, maintain
 from headwater.online.connect import Client, connect
 from headwater.online.progress import Progress as StateProgress
+from headwater.online.writer import OnlineWriter
 from headwater.rebuild import Rebuilder, Report, Retired, events_behind, missing
 from headwater.rebuild.gaps import Gap
 from headwater.settings import Settings
@@ -105,9 +112,9 @@ def after_apply(plan: Plan, settings: Settings, fill: bool, console: Console, re
         Retired(catalog, client).note(time.time())
         if plan.outdated:
             Rebuilder(catalog, client, plan.outdated).put_back()
-        needs = needs_backfill(catalog, settings)
-        if needs and fill:
-            _backfill(catalog, settings, needs, console)
+        if fill:
+            _backfill(catalog, settings, needs_backfill(catalog, settings), console)
+            _load(catalog, client, plan.to_load, console)
     except StoreUnavailableError as error:
         console.print(
             f"The registry is written, but {error}. Until then nothing is served; "
@@ -127,6 +134,30 @@ def _backfill(
         rebuild(catalog, settings, [view], behind=True)
         if not any(map(is_unfilled, missing(catalog, progress, [view]))):
             console.print(f"{view}: servable after {time.monotonic() - start:.1f} s")
+
+
+def _load(
+    catalog: Catalog, client: Client, changed: Sequence[str], console: Console
+) -> None:  # fmt: skip
+    """Load batch views that are new or changed, or of which Redis holds nothing, one by one."""
+    writer = OnlineWriter(client, catalog.project)
+    clocks = writer.clocks()
+    for name, view in sorted(catalog.views.items()):
+        loadable = (
+            view.kind == "row" and view.batch and view.online and not (view.stream or view.push)
+        )
+        if not loadable or not (name in changed or ("online", name) not in clocks):
+            continue
+        start = time.monotonic()
+        try:
+            rows = materialize(catalog, writer, [name])[name]
+        except (StoreUnavailableError, BadRequestError):
+            raise
+        except HeadwaterError as error:
+            console.print(f"{name}: not loaded yet, {error}; then run `headwater materialize`")
+        else:
+            seconds = time.monotonic() - start
+            console.print(f"{name}: {rows:,} entities loaded; servable after {seconds:.1f} s")
 
 
 def compact(catalog: Catalog, settings: Settings) -> tuple[dict[str, Upkeep], int | None]:

@@ -9,8 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from headwater import catalog_cache
 from headwater.errors import HeadwaterError
@@ -90,6 +88,14 @@ def training_set(
 
 
 def _run(catalog: Any, spec: Any, versions: dict[str, int]) -> Any:
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     from headwater.offline.jobs import Job, Status
 
     settings = Settings.from_env(os.environ)
@@ -147,6 +153,8 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Profile views' past: counts, nulls, distinct values, quantiles."""
+    from rich.table import Table
+
     from headwater.offline.profile import profile_view
 
     catalog = catalog_cache.load(repo.resolve())

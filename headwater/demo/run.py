@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from headwater import catalog_cache
 from headwater.demo import flights
 from headwater.errors import HeadwaterError
 from headwater.local import LocalStack
@@ -45,14 +46,24 @@ def demo(repo: Path, once: bool) -> None:
 
 
 def up(repo: Path) -> None:
-    """The local stack with a worker and the service on a registered project, until Ctrl-C."""
+    """The local stack, a project applied to it, a worker and the service, until Ctrl-C.
+
+    What Redis and Kafka hold stays in `data/stack` of the project, as the offline log does beside
+    it: offsets in the log mean something only together with the broker that gave them.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory() as folder, _stack() as stack:
+    with tempfile.TemporaryDirectory() as folder, _stack(repo / "data" / "stack") as stack:
         run = _Demo(repo, Path(folder))
         run.env.update(stack.env)
         try:
+            run.done("apply", run.headwater("apply"))
+            streams = catalog_cache.load(repo).streams.values()
+            stack.kafka.create_topics({t: 1 for stream in streams for t in stream.topics})
             run.child("worker", "ingest", "--repo", str(repo))
             run.serve()
+            console.print("For other terminals:")
+            for name, value in stack.env.items():
+                console.print(f"  export {name}={value}", soft_wrap=True)
             console.print(f"Service at {run.address}. Ctrl-C stops everything.")
             run.stay()
         except KeyboardInterrupt:
@@ -83,7 +94,7 @@ class _Demo:
         data.mkdir(exist_ok=True)
         shutil.rmtree(data / "log", ignore_errors=True)  # a new broker starts at offset 0 again
         console.print("[bold]1 Stack[/] starting Redis and Kafka, preparing a year of flights ...")
-        applying = self._headwater("apply", stdout=subprocess.DEVNULL)
+        applying = self.headwater("apply", stdout=subprocess.DEVNULL)
         with _stack() as stack:
             stack.kafka.create_topics({"departures": 4, "arrivals": 4})
             self.env.update(stack.env)
@@ -101,23 +112,23 @@ class _Demo:
         labels = data / "labels.parquet"
         pq.write_table(year.labels, labels)
         past = self._write_events(year)
-        self._done("apply", applying)
+        self.done("apply", applying)
         console.print("[bold]2 Register[/] `headwater apply` wrote Feast's registry")
         console.print("[bold]3 Stream[/] the year so far through Kafka and the ingest worker")
         self._stream(past)
         console.print("[bold]4 Batch[/] `headwater materialize`")
-        self._done("materialize", self._headwater("materialize"))
+        self.done("materialize", self.headwater("materialize"))
         console.print("[bold]5 Serve[/] one vector, with statuses")
         self.child("worker", "ingest", "--repo", str(self.repo))
         self.serve()
         self._show_vector(year.labels)
         console.print("[bold]6 Train[/] a training set of all flights, right in time")
-        self._done("training-set", self._headwater(
+        self.done("training-set", self.headwater(
             "training-set", "--service", SERVICE, "--entities", str(labels),
             "--out", str(data / "train.parquet")))  # fmt: skip
         self._show_training_set(data)
         console.print("[bold]7 Watch[/] freshness and null rates")
-        self._headwater("status").wait()
+        self.headwater("status").wait()
         self._show_nulls()
         self._show_next()
 
@@ -156,7 +167,7 @@ class _Demo:
                 time.sleep(0.25)
             move(total)
         seconds = time.monotonic() - begun
-        self._done("ingest", worker)
+        self.done("ingest", worker)
         console.print(
             f"  {total:,} events: sent in {produced:.1f} s, "
             f"taken in within {seconds:.1f} s ({total / seconds:,.0f} events/s, start included)"
@@ -172,9 +183,9 @@ class _Demo:
             while self._applied() < total and worker.poll() is None:
                 move(self._applied())
                 time.sleep(0.25)
-        self._done("replay-past", replay)
+        self.done("replay-past", replay)
         worker.terminate()
-        self._done("ingest", worker)
+        self.done("ingest", worker)
         seconds = time.monotonic() - begun
         console.print(
             f"  {total:,} events sent and taken in within {seconds:.1f} s "
@@ -264,11 +275,11 @@ class _Demo:
             f"replay-{name}", "ingest.replay", "--servers", servers, "--events", events, *more
         )
 
-    def _headwater(self, *words: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
+    def headwater(self, *words: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-P", "-m", "headwater.cli", *words, "--repo", str(self.repo)]
         return subprocess.Popen(command, env=self.env, stdout=stdout)
 
-    def _done(self, what: str, child: subprocess.Popen[bytes]) -> None:
+    def done(self, what: str, child: subprocess.Popen[bytes]) -> None:
         if child.wait():
             code = child.returncode
             raise HeadwaterError(f"{what} ended with exit code {code}. {self._tail(what)}")
@@ -296,10 +307,13 @@ def _events(topic: str, table: pa.Table) -> Iterator[tuple[int, str, bytes, byte
         yield event_us, topic, key, value
 
 
-def _stack() -> LocalStack:
-    return LocalStack(
-        Settings.from_env(os.environ), lambda line: console.print(f"  {line}", soft_wrap=True)
-    )
+def _stack(folder: Path | None = None) -> LocalStack:
+    """Its data go with it, or stay in a folder."""
+
+    def say(line: str) -> None:
+        console.print(f"  {line}", soft_wrap=True)
+
+    return LocalStack(Settings.from_env(os.environ), say, folder)
 
 
 @contextmanager

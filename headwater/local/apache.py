@@ -32,8 +32,12 @@ class ApacheKafka:
         self._server = Server("kafka", port, folder)
         self.bootstrap = f"{HOST}:{port}"
         self._config = self._configure(controller)
+        if not (self._server.folder / "log" / "meta.properties").exists():
+            self._format()
+
+    def _format(self) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        format_folder = ["kafka.tools.StorageTool", "format", "--ignore-formatted"]
+        format_folder = ["kafka.tools.StorageTool", "format"]
         _run(
             # With "=", for an id may begin with a dash and would pass for an option.
             [*self._java, *format_folder, f"--cluster-id={cluster}", "-c", str(self._config)],

@@ -89,6 +89,10 @@ def connect(url: str, timeout_seconds: float = 5.0) -> Client:
     """A client with bounded waits. Raises StoreUnavailableError where nothing answers."""
     waits: Any = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
     client: Client
+    if not url:
+        raise StoreUnavailableError(
+            "no Redis is named; set REDIS_URL, or connection_string in feature_store.yaml"
+        )
     with store_errors():
         address = parse_address(url)
         if address.kind == "server":

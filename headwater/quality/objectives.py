@@ -11,8 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from headwater.catalog import Catalog, FieldPlan, ViewPlan
-from headwater.errors import HeadwaterError
+from headwater.catalog import FieldPlan, ViewPlan
 
 logger = logging.getLogger("headwater.quality")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -33,36 +32,46 @@ class Objectives(NamedTuple):
     categories: Mapping[str, frozenset[str]]
 
 
+class Mistake(NamedTuple):
+    """A tag that makes no sense; `field` is "" for one of the view itself."""
+
+    field: str
+    text: str
+
+
 def objectives(view: ViewPlan) -> Objectives:
     """What the tags say; a tag that makes no sense is left out, with a warning in the log."""
     found, wrong = _read(view)
     for mistake in wrong:
-        logger.warning("%s", mistake)
+        logger.warning("%s", mistake.text)
     return found
 
 
-def check(catalog: Catalog) -> None:
-    """Raises HeadwaterError for tags that make no sense, all of them in one message."""
-    wrong = [mistake for view in catalog.views.values() for mistake in _read(view)[1]]
-    if wrong:
-        raise HeadwaterError("; ".join(wrong))
+def mistakes(view: ViewPlan) -> list[Mistake]:
+    """The view's tags that make no sense, each with what would."""
+    return _read(view)[1]
 
 
-def _read(view: ViewPlan) -> tuple[Objectives, list[str]]:
-    wrong: list[str] = []
+def _read(view: ViewPlan) -> tuple[Objectives, list[Mistake]]:
+    wrong: list[Mistake] = []
 
-    def number(tags: Mapping[str, str], name: str, where: str) -> float | None:
+    def where(field: str) -> str:
+        return f"feature {view.name}:{field}" if field else f"view {view.name!r}"
+
+    def number(tags: Mapping[str, str], name: str, field: str) -> float | None:
         text = tags.get(name, "").strip()
         try:
             return float(text) if text else None
         except ValueError:
-            wrong.append(f"tag {name} of {where} is {text!r}; it is a number")
+            told = f"tag {name} of {where(field)} is {text!r}; it is a number"
+            wrong.append(Mistake(field, told))
             return None
 
-    def ratio(tags: Mapping[str, str], where: str) -> float | None:
-        value = number(tags, "max_null_ratio", where)
+    def ratio(tags: Mapping[str, str], field: str) -> float | None:
+        value = number(tags, "max_null_ratio", field)
         if value is not None and not 0 <= value <= 1:
-            wrong.append(f"tag max_null_ratio of {where} is {value:g}; it lies between 0 and 1")
+            told = f"tag max_null_ratio of {where(field)} is {value:g}; it lies between 0 and 1"
+            wrong.append(Mistake(field, told))
             return None
         return value
 
@@ -70,23 +79,21 @@ def _read(view: ViewPlan) -> tuple[Objectives, list[str]]:
         text = view.tags.get(name, "").strip()
         seconds = parse_duration(text)
         if text and not seconds:
-            wrong.append(
-                f"tag {name} of view {view.name!r} is {text!r}; it is a duration such as 90s, "
-                "10m, 2h, 1d or 1w"
-            )
+            told = f"tag {name} of {where('')} is {text!r}; it is a duration such as 90s, "
+            wrong.append(Mistake("", told + "10m, 2h, 1d or 1w"))
         return seconds or None
 
-    whole = ratio(view.tags, f"view {view.name!r}")
+    whole = ratio(view.tags, "")
     null_ratios, ranges, categories = {}, {}, {}
     for field in view.features:
-        where = f"feature {view.name}:{field.name}"
-        own = ratio(field.tags, where)
+        own = ratio(field.tags, field.name)
         limit = own if own is not None else whole
         if limit is not None:
             null_ratios[field.name] = limit
-        low, high = number(field.tags, "min", where), number(field.tags, "max", where)
+        low, high = number(field.tags, "min", field.name), number(field.tags, "max", field.name)
         if low is not None and high is not None and low > high:
-            wrong.append(f"tags min and max of {where} are {low:g} and {high:g}: none is between")
+            told = f"tags min and max of {where(field.name)} are {low:g} and {high:g}: "
+            wrong.append(Mistake(field.name, told + "none is between"))
         elif low is not None or high is not None:
             ranges[field.name] = (
                 float("-inf") if low is None else low,

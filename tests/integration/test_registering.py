@@ -1,0 +1,200 @@
+"""From an idea to a served feature: init, test, plan, apply; and what is refused, where and why."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from headwater import catalog_cache, cli
+from headwater.errors import HeadwaterError
+from headwater.online.values import ViewReader
+from headwater.online.writer import OnlineWriter
+from headwater.testing import Project
+from tests.processes import Programs
+
+
+def run(*words: str) -> str:
+    """A command in this process, where Feast is imported once; raises what it raises."""
+    done = CliRunner().invoke(cli.app, words)
+    if isinstance(done.exception, HeadwaterError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("init") / "shop"
+    assert "headwater up" in run("init", str(folder))
+    return folder
+
+
+@pytest.fixture
+def repo(made: Path, tmp_path: Path) -> Path:
+    """A copy of the new project, to change."""
+    return Path(shutil.copytree(made / "feature_repo", tmp_path / "feature_repo"))
+
+
+def edit(repo: Path, old: str, new: str) -> None:
+    file = repo / "features.py"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def line_of(repo: Path, text: str) -> int:
+    lines = (repo / "features.py").read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if text in line)
+
+
+def test_a_new_project_is_planned_applied_served_and_guarded(
+    repo: Path, redis_client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    rows = json.loads(run("plan", "--repo", str(repo), "--json"))
+    assert {(r["change"], r["kind"], r["name"]) for r in rows} == {
+        ("add", "entity", "customer"),
+        ("add", "Kafka source", "orders"),
+        ("add", "feature view", "customer_orders"),
+        ("add", "feature view", "customer_profile"),
+        ("add", "on-demand feature view", "order_size"),
+        ("add", "feature service", "order_risk_v1"),
+    }
+    assert next(r for r in rows if r["name"] == "customer_orders")["backfill_events"] == 2000
+
+    said = Programs(repo, {"REDIS_URL": redis_url}).headwater("apply")
+    assert "customer_orders: servable after" in said
+    assert "customer_profile: 10 entities loaded; servable after" in said
+    assert served(repo, redis_client, "customer_profile", "tier") in {"basic", "silver", "gold"}
+    assert served(repo, redis_client, "customer_orders", "orders_7d") > 0
+    assert run("plan", "--repo", str(repo)) == "Nothing changes.\n"
+
+    edit(repo, "time_window=timedelta(hours=1)", "time_window=timedelta(hours=2)")
+    words = run("plan", "--repo", str(repo))
+    assert "orders_1h  breaks feature services order_risk_v1" in words
+    comment = run("plan", "--repo", str(repo), "--markdown")
+    assert "**1 of 1 changes break what is served.**" in comment
+    assert "| change | `customer_orders:orders_1h` | breaking" in comment
+    before = catalog_cache.fingerprint(repo)
+    with pytest.raises(HeadwaterError, match=r"^refused, .*orders_1h.*order_risk_v1.*--force`$"):
+        run("apply", "--repo", str(repo))
+    assert catalog_cache.fingerprint(repo) == before
+    assert "servable after" in run("apply", "--repo", str(repo), "--force")
+
+
+def served(repo: Path, client: redis.Redis, view: str, feature: str) -> Any:
+    catalog = catalog_cache.load(repo)
+    reader = ViewReader(catalog.project, catalog.views[view])
+    data = OnlineWriter(client, catalog.project).read(reader.keys([["ada"]], 1))
+    return reader.values(data, [feature], time.time_ns() // 1000).values[0][0]
+
+
+WRONG = [
+    ('tags={"max_null_ratio": "0.5"}', 'tags={"max_null_ratio": "half"}',
+     'description="Mean order', "is 'half'; it is a number"),
+    ('tags={"freshness_slo": "1d"}', 'tags={"freshness_slo": "daily"}',
+     "customer_orders = Stream", "is 'daily'; it is a duration such as"),
+    ('name="order_risk_v1"', 'name="order risk"', "order_risk_v1 = Feature", "cannot be part of"),
+    ('function="sum", column="amount"', 'function="sum", column="amuont"',
+     "customer_orders = Stream", "it aggregates 'amuont', which the source 'orders' does not have"),
+    ('function="sum"', 'function="total"', "customer_orders = Stream", "no aggregation 'total'"),
+    ("dtype=Float64, description=\"Spent", "dtype=Flaot64, description=\"Spent", "Flaot64",
+     "name 'Flaot64' is not defined"),
+    ('Field(name="tier"', 'Field(naem="tier"', 'naem="tier"', "naem"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "line", "said"), WRONG)
+def test_what_is_wrong_is_said_with_file_line_and_remedy(
+    repo: Path, old: str, new: str, line: str, said: str
+) -> None:
+    edit(repo, old, new)
+    number = line_of(repo, line)
+    with pytest.raises(HeadwaterError) as error:
+        run("plan", "--repo", str(repo))
+    message = str(error.value)
+    assert said in message
+    assert "\n" not in message
+    place = re.search(r"features\.py:(\d+): ", message)
+    assert place and abs(int(place[1]) - number) <= 3, message
+
+
+def test_advice_does_not_stop_a_plan(repo: Path) -> None:
+    edit(repo, '{"freshness_slo": "1d"}', '{"freshnes_slo": "1d"}')
+    edit(repo, 'description="Who orders",', "")
+    done = CliRunner().invoke(cli.app, ["plan", "--repo", str(repo)])
+    assert done.exit_code == 0
+    assert re.search(r"features.py:\d+: feature view 'customer_orders': .*'freshness_slo' may be",
+                     done.stderr)  # fmt: skip
+    assert "entity 'customer': it has no description" in done.stderr
+
+
+def test_a_new_projects_own_test_passes(made: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(made / "tests")],
+        cwd=made, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_values_on_sample_events_at_chosen_times(made: Path) -> None:
+    words = ["--repo", str(made / "feature_repo"), "--view", "customer_orders"]
+    words += ["--events", str(made / "tests" / "orders.jsonl")]
+    shown = json.loads(run(
+        "test", *words, "--at", "2026-01-01T10:10:00Z", "--at", "2026-01-09T00:00:00Z",
+        "--entity", "customer_id=ada", "--json"))  # fmt: skip
+    assert [(r["customer_id"], r["orders_7d"], r["amount_sum_7d"]) for r in shown] == [
+        ("ada", 1, 10.0), ("ada", 0, None),
+    ]  # fmt: skip
+    table = run("test", *words)
+    assert "2026-01-01T10:25:00+00:00" in table, "the last event's time, without --at"
+    assert {"ada", "bob", "amount_sum_7d", "5.5"} <= set(re.findall(r"[\w.]+", table))
+
+    project = Project(made / "feature_repo")
+    rows = project.values(
+        "customer_profile",
+        [{"customer_id": "zoe", "tier": t, "updated_at": f"2026-01-0{d}"} for d, t in
+         ((1, "basic"), (3, "gold"))],
+        ["2026-01-02", "2026-01-03"],
+    )  # fmt: skip
+    assert [row["tier"] for row in rows] == ["basic", "gold"]
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"amuont": 1.0}, r"event 2 has \['amuont'\].*it has \['amount', 'customer_id'"),
+        ({"customer_id": "a"}, r"event 2 lacks \['ordered_at'\]"),
+        ({"amount": "much", "ordered_at": 1}, "event 2: amount is a DOUBLE, not 'much'"),
+        ({"ordered_at": "soon"}, "event 2: ordered_at is a UNIX_TIMESTAMP, not 'soon'"),
+    ],
+)
+def test_sample_events_that_do_not_fit_are_refused(
+    made: Path, event: dict[str, Any], said: str
+) -> None:
+    good = {"customer_id": "a", "ordered_at": "2026-01-01"}
+    with pytest.raises(HeadwaterError, match=said):
+        _project(made).values("customer_orders", [good, event])
+
+
+def _project(made: Path, held: dict[Path, Project] = {}) -> Project:  # noqa: B006 (a cache)
+    if made not in held:
+        held[made] = Project(made / "feature_repo")
+    return held[made]
+
+
+def test_init_leaves_what_is_there_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(HeadwaterError, match="is not empty; give a new folder"):
+        run("init", str(tmp_path / "mine"))
