@@ -5,7 +5,7 @@ INSTALL = $(if $(shell command -v uv),uv pip install -q --python $(BIN)/python,$
 PIN = uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url \
 	--no-header pyproject.toml
 
-.PHONY: help demo test lint bench soak requirements
+.PHONY: help demo test lint docs bench soak requirements
 
 help: ## say what each target does
 	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.]+):.*## /  make \1\t/' | expand -t 24
@@ -28,11 +28,14 @@ demo: .venv ## the whole of Headwater on a year of flights (ONCE=1: end by itsel
 test: .venv/dev lint ## lint, types and every test
 	$(BIN)/python -m pytest
 
-lint: .venv/dev ## ruff, mypy and import-linter
+lint: .venv/dev docs ## ruff, mypy, import-linter, and the documentation's links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/dev ## the documentation as a site in build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
 bench: .venv/dev ## the benchmarks, side by side on this machine (QUICK=1: minutes)
 	@set -e; for f in tests/benchmarks/bench_*.py; do \
