@@ -15,7 +15,7 @@ from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError
 
 from headwater import catalog_cache
-from headwater.offline.sources import read_log
+from headwater.offline.replay import LogReader
 from tests.faults import crashing_worker
 from tests.processes import Programs
 
@@ -116,9 +116,9 @@ class Crew:
         self._admin.close()
 
     def logged(self) -> int:
-        """Rows that the logs hold; grows while workers work."""
-        streams = catalog_cache.load(self.repo).streams.values()
-        return sum(read_log(stream).num_rows for stream in streams)
+        """How far the logs go, all partitions together; grows while workers work."""
+        logs = [LogReader.open(s) for s in catalog_cache.load(self.repo).streams.values()]
+        return sum(end for log in logs if log for end in log.ends().values())
 
     def working(self) -> None:
         """Blocks until some worker has appended something."""

@@ -289,7 +289,7 @@ def test_any_schedule_ends_in_what_a_replay_says(store: LocalRedis) -> None:
     run_state_machine_as_test(
         Engine,
         settings=settings(
-            max_examples=25, stateful_step_count=30, deadline=None,
+            max_examples=15, stateful_step_count=30, deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
