@@ -297,11 +297,11 @@ def count_ages(event_us, now, edges, counts):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def count_statuses(status, counts):
-    """Add the codes of `status` [features, n] to `counts` [features, codes]."""
+def count_statuses(status, counts, at):
+    """Count the codes of `status` [features, n]: those of feature f at `counts[at[f] + code]`."""
     for f in range(status.shape[0]):
         for i in range(status.shape[1]):
-            counts[f, status[f, i]] += 1
+            counts[at[f] + status[f, i]] += 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -75,6 +75,7 @@ class Settings:
     group: str = _setting("HEADWATER_GROUP", "", "consumer group; default `headwater-<project>`")
     host: str = _setting("HEADWATER_HOST", "127.0.0.1", "address that the service listens on")
     port: int = _setting("HEADWATER_PORT", 6566, "port of the service", _PORT)
+    workers: int = _setting("HEADWATER_WORKERS", 1, "processes of the service")
     grpc_port: int = _setting(
         "HEADWATER_GRPC_PORT", 0, "port of Feast's gRPC services; 0: none", _PORT_OR_NONE
     )

@@ -1,8 +1,10 @@
-"""`headwater serve` starts this: one process of the service, until SIGTERM."""
+"""`headwater serve` starts this: the service in one or several processes, until SIGTERM."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -11,41 +13,102 @@ from pathlib import Path
 
 import uvicorn
 
+from headwater import catalog_cache
 from headwater.errors import HeadwaterError
 from headwater.settings import Settings
 from service import protocol
+from service.access import Access, check_exposure
 from service.app import create_app
+from service.crew import REFUSED, Crew, Place, listen
 from service.gate import refuse
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="headwater serve", description=__doc__)
     parser.add_argument("--repo", type=Path, default=Path("feature_repo"))
+    parser.add_argument("--workers", type=int, help="processes (HEADWATER_WORKERS)")
     arguments = parser.parse_args()
+    environ = dict(os.environ)
+    if arguments.workers is not None:
+        environ["HEADWATER_WORKERS"] = str(arguments.workers)
     try:
-        settings = Settings.from_env(os.environ)
-        app = create_app(arguments.repo.resolve(), settings)
+        settings = Settings.from_env(environ)
+        logging.basicConfig(level="WARNING")
+        logging.getLogger("headwater").setLevel(settings.log_level.upper())
+        check_exposure(settings, Access.parse(settings.api_keys))
+        repo = arguments.repo.resolve()
+        if settings.workers == 1:
+            return serve(repo, settings)
+        catalog_cache.load(repo)  # once for all, where it has to be made
+        try:
+            listener = listen(settings.host, settings.port)
+        except OSError as error:
+            raise HeadwaterError(
+                f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}"
+            ) from error
     except HeadwaterError as error:
-        sys.stderr.write(f"headwater serve: {error}\n")
-        return 1
-    logging.basicConfig(level="WARNING")
-    logging.getLogger("headwater").setLevel(settings.log_level.upper())
+        return _refused(error)
+    _settle_memory()
+    return Crew(settings.workers, listener, lambda place: _work(repo, settings, place)).run()
+
+
+def _work(repo: Path, settings: Settings, place: Place) -> int:
+    try:
+        return serve(repo, settings, place)
+    except HeadwaterError as error:
+        return _refused(error)
+
+
+def _refused(error: HeadwaterError) -> int:
+    sys.stderr.write(f"headwater serve: {error}\n")
+    return REFUSED
+
+
+def serve(repo: Path, settings: Settings, place: Place | None = None) -> int:
+    """Run one worker to its end. Raises HeadwaterError where it cannot start."""
+    app = create_app(repo, settings, place)
     service = app.state.service
     http = protocol.bound_to(
         service.vectors,
         settings.max_body_bytes,
         lambda headers: refuse(service.access, "POST", "/get-online-features", headers),
     )
-    # What lives from now on lives long: a collection need not look through it again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    uvicorn.run(
+    config = uvicorn.Config(
         app, host=settings.host, port=settings.port, log_level="warning", access_log=False,
         loop="uvloop", http=http, ssl_certfile=settings.tls_cert or None,
         ssl_keyfile=settings.tls_key or None,
     )  # fmt: skip
-    return 0
+    server = _Server(config, place)
+    _settle_memory()
+    # uvicorn raises SIGINT again once it has ended.
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[place.socket] if place else None)
+    if service.refused is not None:
+        raise service.refused
+    return 0 if server.started else 3
+
+
+class _Server(uvicorn.Server):
+    """Stops as well when the process that started this worker is gone."""
+
+    def __init__(self, config: uvicorn.Config, place: Place | None) -> None:
+        super().__init__(config)
+        self._place = place
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self._place is not None:
+            asyncio.get_running_loop().add_reader(self._place.alive, self._orphaned)
+
+    def _orphaned(self) -> None:
+        self.should_exit = True
+
+
+def _settle_memory() -> None:
+    """What lives from now on lives long: a collection need not look through it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from fastapi import FastAPI, Request, Response
 
 from headwater import __version__
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
-from headwater.offline.materialize import materialize
 from headwater.online.columns import warm
 from headwater.settings import Settings
 from service import feature_views, monitoring, openapi, protocol, training_sets
+from service.crew import Place
 from service.gate import Gate
 from service.observed import Observed
 from service.replies import Reply, failed, refused
@@ -26,9 +26,9 @@ from service.running import Service
 DRAIN_SECONDS = 5.0
 
 
-def create_app(repo: Path, settings: Settings) -> FastAPI:
+def create_app(repo: Path, settings: Settings, place: Place | None = None) -> FastAPI:
     """The application for one Feast repository. Raises HeadwaterError without a registry."""
-    service = Service(repo, settings)
+    service = Service(repo, settings, place)
     observed = Observed(lambda: service.writer)
     observed.promise(service.planner.catalog)
     service.metrics.registry.register(observed)
@@ -43,9 +43,13 @@ def create_app(repo: Path, settings: Settings) -> FastAPI:
             # Compiled loops are loaded (the first time ever: compiled) while requests already come.
             asyncio.create_task(asyncio.to_thread(warm)),
         ]
-        rpc = _rpc(service)
-        if rpc:
-            await rpc.start()
+        try:
+            rpc = _rpc(service)
+            if rpc:
+                await rpc.start()
+        except HeadwaterError as error:
+            service.refused = error
+            raise
         yield
         if rpc:
             await rpc.stop()
@@ -89,7 +93,7 @@ def _rpc(service: Service) -> Any:
         raise HeadwaterError(
             f"HEADWATER_GRPC_PORT needs {error.name}: pip install 'headwater[grpc]'"
         ) from error
-    return RpcServer(service, shared_port=False)
+    return RpcServer(service, shared_port=service.settings.workers > 1)
 
 
 def _json(content: Any, status: int = 200) -> Response:
@@ -158,7 +162,7 @@ def _add_writes(app: FastAPI, service: Service) -> None:
             isinstance(names, list) and all(isinstance(name, str) for name in names)
         ):
             raise BadRequestError('"feature_views" must be a list of names')
-        await asyncio.to_thread(materialize, service.planner.catalog, service.writer, names)
+        await asyncio.to_thread(service.materialize, names)
         return _json(None)
 
     @app.post("/materialize", openapi_extra=openapi.MATERIALIZE, tags=["writes"])

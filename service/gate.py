@@ -21,7 +21,7 @@ class Gate:
     def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, limit: int) -> None:
         self._app, self._access, self._metrics, self._limit = app, access, metrics, limit
         self._under_way = 0
-        metrics.in_flight.labels("other").set_function(lambda: self._under_way)
+        self._level = metrics.in_flight.labels("other")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,6 +40,7 @@ class Gate:
         if refused is None and self._under_way >= self._limit and ROUTES.get(path, "") is not None:
             refused = failed(f"{self._under_way} requests are under way", 503, 1)
         self._under_way += 1
+        self._level.add(1)
         try:
             if refused is not None:
                 await _send(watched, refused)
@@ -47,6 +48,7 @@ class Gate:
                 await self._app(scope, receive, watched)
         finally:
             self._under_way -= 1
+            self._level.add(-1)
             route = getattr(scope.get("route"), "path", "unknown")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._metrics.seconds.labels(route, method, f"{status // 100}xx").observe(

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.utils import floatToGoString
 
 from headwater import read_kernels
 from headwater.catalog import Catalog
 from headwater.online.columns import STATUS_NAMES, ViewColumns
+from service.slots import Slots
 
 PREFIX = "featurestore_"
 REASONS = {"NOT_FOUND": "absent", "NULL_VALUE": "null", "OUTSIDE_MAX_AGE": "expired"}
@@ -20,61 +28,145 @@ REASONS = {"NOT_FOUND": "absent", "NULL_VALUE": "null", "OUTSIDE_MAX_AGE": "expi
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 _ENTITIES = (1, 2, 5, 10, 50, 100, 500, 1000, 10000)
+_CLASSES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
+_REASON_CODES = [(code, REASONS[name]) for code, name in enumerate(STATUS_NAMES) if code]
+#: Entities of requests that asked for the same features of a view: those are the labels.
+_TOGETHER = "together"
+#: Sets of features of a view that have a number of their own.
+_SETS = 256
 _AGES = (1, 10, 60, 300, 900, 3600, 21600, 86400, 604800, 2592000)
 
 
-class Pending:
-    """Observations of a histogram, kept as plain numbers until someone looks at it.
+class Spread:
+    """A histogram's numbers: a count for each upper edge and one beyond, and the sum of all."""
 
-    prometheus_client takes a lock for every observation, which costs as much as a small read.
-    """
-
-    def __init__(self, histogram: Any, bounds: Sequence[float]) -> None:
-        self._histogram, self._bounds = histogram, list(bounds)
+    def __init__(self, slots: Slots, at: int, bounds: Sequence[float]) -> None:
+        self._bounds, self._at, self._sum_at = list(bounds), at, at + len(bounds) + 1
+        self._whole, self._real = slots.whole, slots.real
         self._edges = np.array(bounds, np.float64)
-        self._counts, self._sum = [0] * (len(bounds) + 1), 0.0
-        self._ages = np.zeros(len(bounds) + 1, np.int64)
+        self._counts = slots.array[at : self._sum_at]
 
     def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self._whole[self._at + bisect_left(self._bounds, value)] += 1
+        self._real[self._sum_at] += value
 
     def observe_ages(self, event_us: NDArray[np.int64], now_us: int) -> None:
         """The ages in seconds of event times; 0 is none."""
-        self._sum += read_kernels.count_ages(event_us, now_us, self._edges, self._ages)
+        total = read_kernels.count_ages(event_us, now_us, self._edges, self._counts)
+        self._real[self._sum_at] += total
 
-    def flush(self) -> None:
-        counts = [a + b for a, b in zip(self._counts, self._ages.tolist(), strict=True)]
-        total = self._sum
-        self._counts, self._sum = [0] * len(counts), 0.0
-        self._ages[:] = 0
-        # A bucket's own count; the client sums them up when it writes them.
-        for bucket, count in zip(self._histogram._buckets, counts, strict=True):
-            if count:
-                bucket.inc(count)
-        if total:
-            self._histogram._sum.inc(total)
+
+class Count:
+    """One number that only grows."""
+
+    def __init__(self, slots: Slots, at: int) -> None:
+        self._whole, self._at = slots.whole, at
+
+    def inc(self, by: int = 1) -> None:
+        self._whole[self._at] += by
+
+
+class _Counters:
+    """The series of one counter."""
+
+    def __init__(self, slots: Slots, name: str, doc: str, labels: Sequence[str]) -> None:
+        self.name, self._doc, self._labels = PREFIX + name, doc, labels
+        self._slots = slots
+        self._made: dict[tuple[str, ...], Count] = {}
+
+    def labels(self, *values: str) -> Count:
+        found = self._made.get(values)
+        if found is None:
+            found = self._made[values] = Count(self._slots, self._slots.place(self.name, values, 1))
+        return found
+
+    def family(self, sums: Mapping[tuple[str, ...], NDArray[np.int64]]) -> CounterMetricFamily:
+        made = CounterMetricFamily(self.name, self._doc, labels=self._labels)
+        for values, numbers in sums.items():
+            made.add_metric(values, int(numbers[0]))
+        return made
+
+
+class Level:
+    """A number that goes up and down."""
+
+    def __init__(self, slots: Slots, at: int) -> None:
+        self._whole, self._at = slots.whole, at
+        # What the worker before this one had under way ended with it.
+        self._whole[at] = 0
+
+    def __int__(self) -> int:
+        return self._whole[self._at]
+
+    def add(self, by: int) -> None:
+        self._whole[self._at] += by
+
+
+class _Levels:
+    """The series of one gauge."""
+
+    def __init__(self, slots: Slots, name: str, doc: str, labels: Sequence[str]) -> None:
+        self.name, self._doc, self._labels = PREFIX + name, doc, labels
+        self._slots = slots
+
+    def labels(self, *values: str) -> Level:
+        """Made once for each series."""
+        return Level(self._slots, self._slots.place(self.name, values, 1))
+
+    def family(self, sums: Mapping[tuple[str, ...], NDArray[np.int64]]) -> GaugeMetricFamily:
+        made = GaugeMetricFamily(self.name, self._doc, labels=self._labels)
+        for values, numbers in sums.items():
+            made.add_metric(values, int(numbers[0]))
+        return made
+
+
+class _Spreads:
+    """The series of one histogram."""
+
+    def __init__(
+        self, slots: Slots, name: str, doc: str, labels: Sequence[str], bounds: Sequence[float]
+    ) -> None:
+        self.name, self._doc, self._labels, self._bounds = PREFIX + name, doc, labels, bounds
+        self._slots = slots
+        self._made: dict[tuple[str, ...], Spread] = {}
+
+    def labels(self, *values: str) -> Spread:
+        found = self._made.get(values)
+        if found is None:
+            at = self._slots.place(self.name, values, len(self._bounds) + 2)
+            found = self._made[values] = Spread(self._slots, at, self._bounds)
+        return found
+
+    def family(self, sums: Mapping[tuple[str, ...], NDArray[np.int64]]) -> HistogramMetricFamily:
+        made = HistogramMetricFamily(self.name, self._doc, labels=self._labels)
+        names = [*map(floatToGoString, self._bounds), "+Inf"]
+        for values, numbers in sums.items():
+            counts = np.cumsum(numbers[:-1]).tolist()
+            total = float(numbers[-1:].view(np.float64)[0])
+            made.add_metric(values, list(zip(names, counts, strict=True)), total)
+        return made
 
 
 class Tally:
-    """What requests for some features of one view have returned since the last look."""
+    """What requests for some features of one view have returned."""
 
     def __init__(self, metrics: Metrics, view: str, features: Sequence[str]) -> None:
-        self._view, self._features = view, features
-        self._entities = 0
-        self._nulls = np.zeros((len(features), len(STATUS_NAMES)), np.int64)
-        self._ages = Pending(metrics.age.labels(view), _AGES)
-        metrics.tallies.append(self)
+        self._entities = metrics.asked(view, features)
+        self._whole, self._array = metrics.slots.whole, metrics.slots.array
+        self._nulls = np.array([metrics.nulls_at(view, name) for name in features], np.int64)
+        self._ages = metrics.age.labels(view)
 
     def one(self, event_us: int, now_us: int) -> None:
         """One entity, all of it PRESENT."""
-        self._entities += 1
+        for at in self._entities:
+            self._whole[at] += 1
         self._ages.observe(max(0.0, (now_us - event_us) / 1e6))
 
     def count(self, columns: ViewColumns, n: int, now_us: int) -> None:
-        self._entities += n
+        for at in self._entities:
+            self._whole[at] += n
         if columns.status is not None:
-            read_kernels.count_statuses(columns.status, self._nulls)
+            read_kernels.count_statuses(columns.status, self._array, self._nulls)
         if n == 1:
             event_us = columns.event_us[0]
             if event_us:
@@ -83,103 +175,109 @@ class Tally:
         times = np.ascontiguousarray(columns.event_us, np.int64)
         self._ages.observe_ages(times, now_us)
 
-    def flush(self, metrics: Metrics) -> None:
-        entities, self._entities = self._entities, 0
-        nulls = self._nulls.tolist()
-        self._nulls[:] = 0
-        self._ages.flush()
-        if not entities:
-            return
-        for feature, counts in zip(self._features, nulls, strict=True):
-            metrics.values.labels(self._view, feature).inc(entities)
-            for code, count in enumerate(counts):
-                if count and code:
-                    reason = REASONS[STATUS_NAMES[code]]
-                    metrics.nulls.labels(self._view, feature, reason).inc(count)
-
 
 class Metrics:
-    """One registry for one process."""
+    """One registry for one process; what it shows are the counts of every worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: Slots | None = None) -> None:
         self.registry = r = CollectorRegistry()
-        self.tallies: list[Tally] = []
-        self.seconds = Histogram(
-            PREFIX + "request_duration_seconds", "Time of a request",
-            ["route", "method", "status"], registry=r,
-            buckets=_SECONDS,
+        self.slots = s = slots or Slots()
+        self.seconds = _Spreads(
+            s, "request_duration_seconds", "Time of a request",
+            ["route", "method", "status"], _SECONDS,
         )  # fmt: skip
-        self._answered: dict[str, Pending] = {}
-        entities = Histogram(
-            PREFIX + "online_entities_per_request", "Entities in a request",
-            registry=r, buckets=_ENTITIES,
-        )  # fmt: skip
-        self.entities = Pending(entities, _ENTITIES)
-        self.values = Counter(
-            PREFIX + "online_values", "Values returned", ["feature_view", "feature"], registry=r
+        self._entities = _Spreads(
+            s, "online_entities_per_request", "Entities in a request", [], _ENTITIES
         )
-        self.nulls = Counter(
-            PREFIX + "online_nulls",
-            "Values returned as null, by reason (absent, null, expired)",
+        self.entities = self._entities.labels()
+        self.age = _Spreads(
+            s, "served_value_age_seconds", "Age of a row when served, by its event time",
+            ["feature_view"], _AGES,
+        )  # fmt: skip
+        self._values = _Counters(s, "online_values", "Values returned", ["feature_view", "feature"])
+        self._nulls = _Counters(
+            s, "online_nulls", "Values returned as null, by reason (absent, null, expired)",
             ["feature_view", "feature", "reason"],
-            registry=r,
-        )
-        self.age = Histogram(
-            PREFIX + "served_value_age_seconds", "Age of a row when served, by its event time",
-            ["feature_view"], registry=r,
-            buckets=_AGES,
         )  # fmt: skip
-        self.store_errors = Counter(
-            PREFIX + "store_errors", "Failed calls to a store", ["store", "op", "kind"], registry=r
+        self.store_errors = _Counters(
+            s, "store_errors", "Failed calls to a store", ["store", "op", "kind"]
         )
-        self.store_errors.labels("redis", "request", "unavailable")
-        store_seconds = Histogram(
-            PREFIX + "store_operation_duration_seconds", "Time that a store took for an operation",
-            ["store", "op"], registry=r, buckets=_SECONDS,
-        )  # fmt: skip
-        self.read_seconds = Pending(store_seconds.labels("redis", "read"), _SECONDS)
-        self.in_flight = Gauge(
-            PREFIX + "requests_in_flight", "Requests under way", ["route"], registry=r
-        )
-
-        self.logged = Counter(
-            PREFIX + "logged_vectors",
+        self.logged = _Counters(
+            s, "logged_vectors",
             "Vectors for the feature log: written, dropped (the queue was full), failed",
             ["outcome"],
-            registry=r,
-        )
+        )  # fmt: skip
         for outcome in ("written", "dropped", "failed"):
             self.logged.labels(outcome)
+        self.starts = _Counters(s, "worker_starts", "Starts of a worker of the service", ["worker"])
+        self.store_errors.labels("redis", "request", "unavailable")
+        self._store_seconds = _Spreads(
+            s, "store_operation_duration_seconds", "Time that a store took for an operation",
+            ["store", "op"], _SECONDS,
+        )  # fmt: skip
+        self.read_seconds = self._store_seconds.labels("redis", "read")
+        self.in_flight = _Levels(s, "requests_in_flight", "Requests under way", ["route"])
+        self._asked: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+        self._families = (
+            self.seconds, self._entities, self.age, self._values, self._nulls, self.store_errors,
+            self._store_seconds, self.in_flight, self.logged, self.starts,
+        )  # fmt: skip
+        r.register(self)
 
     def declare(self, catalog: Catalog) -> None:
         """Create every series of the catalogue at 0."""
         for view in catalog.views.values():
             for field in view.features:
-                self.values.labels(view.name, field.name)
-                for reason in REASONS.values():
-                    self.nulls.labels(view.name, field.name, reason)
+                self._values.labels(view.name, field.name)
+                self.nulls_at(view.name, field.name)
+
+    def nulls_at(self, view: str, feature: str) -> int:
+        """Where the statuses of a feature are counted, by their codes."""
+        return self.slots.place(self._nulls.name, (view, feature), len(STATUS_NAMES))
+
+    def asked(self, view: str, features: Sequence[str]) -> list[int]:
+        """Where to count the entities of requests for some features of a view.
+
+        One number for all of them, while not too many different sets of features are asked for.
+        """
+        known = self._asked[view]
+        if len(known) < _SETS:
+            known.add(tuple(features))
+        if tuple(features) in known:
+            return [self.slots.place(_TOGETHER, (view, *features), 1)]
+        return [self.slots.place(self._values.name, (view, name), 1) for name in features]
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request for vectors."""
-        if status != 200:
-            self.seconds.labels(route, method, f"{status // 100}xx").observe(seconds)
-            return
-        pending = self._answered.get(route)
-        if pending is None:
-            pending = Pending(self.seconds.labels(route, method, "2xx"), _SECONDS)
-            self._answered[route] = pending
-        pending.observe(seconds)
+        self.seconds.labels(route, method, _CLASSES[status // 100]).observe(seconds)
+
+    def collect(self) -> Iterator[Metric]:
+        """The families of what is counted (prometheus_client asks for them)."""
+        sums: dict[str, dict[tuple[str, ...], NDArray[np.int64]]] = defaultdict(dict)
+
+        def add(name: str, labels: tuple[str, ...], numbers: NDArray[np.int64]) -> None:
+            held = sums[name].get(labels)
+            if held is None:
+                sums[name][labels] = numbers.copy()
+            elif name in spreads:
+                held[:-1] += numbers[:-1]
+                held[-1:].view(np.float64)[0] += numbers[-1:].view(np.float64)[0]
+            else:
+                held += numbers
+
+        spreads = {f.name for f in (self.seconds, self._entities, self.age, self._store_seconds)}
+        for name, labels, numbers in self.slots.sums():
+            if name == _TOGETHER:
+                for feature in labels[1:]:
+                    add(self._values.name, (labels[0], feature), numbers)
+            elif name == self._nulls.name:
+                for code, reason in _REASON_CODES:
+                    add(name, (*labels, reason), numbers[code : code + 1])
+            else:
+                add(name, labels, numbers)
+        for family in self._families:
+            yield family.family(sums[family.name])
 
     def text(self) -> bytes:
-        """Prometheus text of everything, what requests have counted included."""
-        self.flush()
+        """Prometheus text of everything."""
         return generate_latest(self.registry)
-
-    def flush(self) -> None:
-        """Move what requests have counted since the last time into the series."""
-        for tally in self.tallies:
-            tally.flush(self)
-        self.entities.flush()
-        for pending in self._answered.values():
-            pending.flush()
-        self.read_seconds.flush()

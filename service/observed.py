@@ -14,9 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from headwater import __version__
 from headwater.catalog import Catalog, ViewPlan
 from headwater.errors import StoreUnavailableError
-from headwater.offline.materialize import JOB as MATERIALIZE
 from headwater.online import job_status, verified
-from headwater.online.job_status import JobStatus
+from headwater.online.job_status import MATERIALIZE, JobStatus
 from headwater.online.store_use import StoreUse, store_use
 from headwater.online.writer import OnlineWriter
 from headwater.quality.objectives import objectives

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import orjson
+
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
-from headwater.offline.append import append
 from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter
 from service.writes import Frame
@@ -24,8 +27,12 @@ TO = ("online", "offline", "online_and_offline")
 class Pushes:
     """Writes frames to the online store, to the views' batch sources, or to both."""
 
-    def __init__(self, writer: Callable[[], OnlineWriter], limit: int) -> None:
+    def __init__(
+        self, writer: Callable[[], OnlineWriter], limit: int, folder: Path | None = None,
+        worker: int = 0,
+    ) -> None:  # fmt: skip
         self._writer = writer
+        self._receipts = Receipts(folder, worker) if folder else None
         self._queue: asyncio.Queue[tuple[str, Callable[[], None]]] = asyncio.Queue(limit)
         self._states: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
@@ -66,13 +73,24 @@ class Pushes:
                     f"{self._queue.maxsize} pushes wait already; try again shortly"
                 ) from None
         self._states[receipt] = state
+        self._tell(receipt, state)
         if len(self._states) > _REMEMBERED:
-            self._states.popitem(last=False)
+            forgotten, _ = self._states.popitem(last=False)
+            if self._receipts:
+                self._receipts.forget(forgotten)
         return state
 
+    def _tell(self, receipt: str, state: dict[str, Any]) -> None:
+        """Show other workers what became of a push."""
+        if self._receipts:
+            self._receipts.write(receipt, state)
+
     def state(self, receipt: str) -> dict[str, Any] | None:
-        """What became of a push: queued, written or failed."""
-        return self._states.get(receipt)
+        """What became of a push: queued, written, failed, or lost with its worker."""
+        found = self._states.get(receipt)
+        if found is None and self._receipts:
+            found = self._receipts.read(receipt)
+        return found
 
     async def run(self) -> None:
         """Write what is queued, in order; a store that is away is waited for."""
@@ -83,12 +101,14 @@ class Pushes:
                 try:
                     await asyncio.to_thread(work)
                     state["state"] = "written"
+                    self._tell(receipt, state)
                     break
                 except StoreUnavailableError as error:
                     logger.warning("a queued push waits: %s", error)
                     await asyncio.sleep(0.5)
                 except (HeadwaterError, OSError, ValueError) as error:
                     state.update(state="failed", detail=str(error))
+                    self._tell(receipt, state)
                     break
             self._queue.task_done()
 
@@ -110,6 +130,8 @@ class Pushes:
                 self._writer().write_rows(*frame.packed(reader))
                 clocks["online", frame.view.name] = newest
         if to != "online":
+            from headwater.offline.append import append  # Delta and DuckDB: not at the start
+
             # Views of one source have one table: its rows go in once.
             done = set()
             for frame, _ in frames:
@@ -121,6 +143,40 @@ class Pushes:
                     done.add(batch.path)
                 clocks["offline", frame.view.name] = max(frame.events)
         self._writer().raise_clocks(clocks)
+
+
+class Receipts:
+    """States of pushes as files that every worker can read, in one folder for each worker."""
+
+    def __init__(self, folder: Path, worker: int) -> None:
+        self._all, self._own = folder, folder / f"receipts-{worker}"
+        self._own.mkdir(exist_ok=True)
+        # What the worker before this one had queued went with it.
+        for file in self._own.iterdir():
+            if file.suffix:
+                file.unlink()
+                continue
+            state = orjson.loads(file.read_bytes())
+            if state["state"] == "queued":
+                state.update(state="lost", detail="the worker that had it queued has ended")
+                self.write(file.name, state)
+
+    def write(self, receipt: str, state: dict[str, Any]) -> None:
+        part = self._own / f"{receipt}.part"
+        part.write_bytes(orjson.dumps(state))
+        part.rename(self._own / receipt)
+
+    def read(self, receipt: str) -> dict[str, Any] | None:
+        if not receipt.isalnum():
+            return None
+        for folder in self._all.glob("receipts-*"):
+            with contextlib.suppress(FileNotFoundError):
+                state: dict[str, Any] = orjson.loads((folder / receipt).read_bytes())
+                return state
+        return None
+
+    def forget(self, receipt: str) -> None:
+        (self._own / receipt).unlink(missing_ok=True)
 
 
 def _joined(frames: Sequence[Frame]) -> Any:

@@ -19,10 +19,12 @@ from headwater.online.writer import OnlineWriter, clock_key
 from headwater.settings import Settings
 from service import writes
 from service.access import Access, check_exposure
+from service.crew import Place
 from service.feature_log import FeatureLogs
 from service.metrics import Metrics
 from service.pushes import Pushes
 from service.requests import Planner
+from service.slots import Slots
 from service.vectors import Vectors, parse
 
 logger = logging.getLogger("headwater.service")
@@ -31,9 +33,13 @@ logger = logging.getLogger("headwater.service")
 class Service:
     """One service; everything but `start` may be used before it listens."""
 
-    def __init__(self, repo: Path, settings: Settings) -> None:
+    def __init__(self, repo: Path, settings: Settings, place: Place | None = None) -> None:
         self.repo, self.settings = repo, settings
-        self.metrics = Metrics()
+        #: Why the service cannot run, where that shows only when it starts.
+        self.refused: HeadwaterError | None = None
+        folder, number = (place.folder, place.number) if place else (None, 0)
+        self.metrics = Metrics(Slots(folder, number))
+        self.metrics.starts.labels(str(number)).inc()
         self.fingerprint, catalog = self._load()
         self.url = settings.redis_url or catalog.redis_url
         self.logs = FeatureLogs(settings, self.metrics, self.url)
@@ -43,7 +49,7 @@ class Service:
         self.access = Access.parse(settings.api_keys)
         check_exposure(settings, self.access)
         self._writer: OnlineWriter | None = None
-        self.pushes = Pushes(lambda: self.writer, settings.max_queued_pushes)
+        self.pushes = Pushes(lambda: self.writer, settings.max_queued_pushes, folder, number)
         self._held_data = False
 
     def _load(self) -> tuple[str, Catalog]:
@@ -126,6 +132,12 @@ class Service:
             for view in catalog.views_of_push(name)
         ]
         return await self.pushes.push(frames, str(body.get("to", "online")), wait)
+
+    def materialize(self, names: list[str] | None) -> None:
+        """Load the batch sources of views; blocks."""
+        from headwater.offline.materialize import materialize  # DuckDB, pandas: not at the start
+
+        materialize(self.planner.catalog, self.writer, names)
 
     async def write(self, body: dict[str, Any]) -> None:
         """Rows for one view, servable when this returns. Raises BadRequestError."""

@@ -98,14 +98,12 @@ class Vectors:
 
     def __init__(self, settings: Settings, metrics: Metrics, logs: FeatureLogs) -> None:
         self._settings, self._metrics, self._logs = settings, metrics, logs
-        metrics.in_flight.labels("/get-online-features").set_function(lambda: self.in_flight)
+        self._level = metrics.in_flight.labels("/get-online-features")
         self.link: Link | ClusterLink | None = None
         self.in_flight = 0
 
     def use(self, catalog: Catalog) -> Planner:
         planner = Planner(catalog)
-        self._metrics.flush()
-        self._metrics.tallies.clear()
         self._logs.retire()
         self._plans: dict[tuple[Any, bool], Prepared] = {}
         self.planner = planner
@@ -127,8 +125,6 @@ class Vectors:
                 raise BadRequestError('"features" must be a list of "view:feature" texts')
             plan = self.planner.plan(service, features, full)
             if len(self._plans) >= _MAX_PLANS:
-                self._metrics.flush()
-                self._metrics.tallies.clear()
                 self._logs.retire()
                 self._plans.clear()
             catalog = self.planner.catalog
@@ -144,9 +140,10 @@ class Vectors:
         start, form = time.perf_counter(), wishes.form
 
         def finish(reply: Reply) -> None:
-            respond(reply)
+            # Counted first: who has the answer finds it in the metrics.
             seconds = time.perf_counter() - start
             self._metrics.answered(form.route, form.method, reply.status, seconds)
+            respond(reply)
 
         if self.in_flight >= self._settings.max_concurrent_requests:
             finish(failed(f"{self.in_flight} requests are under way; try again shortly", 503, 1))
@@ -164,10 +161,12 @@ class Vectors:
             finish(failed("the service failed on this request; its log says why", 500))
             return
         self.in_flight += 1
+        self._level.add(1)
         asked = time.perf_counter()
 
         def done(data: list[bytes | None] | Exception) -> None:
             self.in_flight -= 1
+            self._level.add(-1)
             self._metrics.read_seconds.observe(time.perf_counter() - asked)
             finish(self._reply(prepared, entities, data, n, form, provenance))
 

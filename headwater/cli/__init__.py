@@ -184,9 +184,15 @@ def _dead_letters(
 
 
 @app.command()
-def serve(repo: Repo = REPO) -> None:
+def serve(
+    repo: Repo = REPO,
+    workers: Annotated[
+        int | None, typer.Option(help="processes; HEADWATER_WORKERS, else 1")
+    ] = None,
+) -> None:
     """Run the HTTP service (port 6566)."""
-    os.execv(sys.executable, _program("service", repo))  # noqa: S606 (no shell is involved)
+    more = [] if workers is None else ["--workers", str(workers)]
+    os.execv(sys.executable, _program("service", repo, *more))  # noqa: S606 (no shell is involved)
 
 
 def _program(module: str, repo: Path, *more: str) -> list[str]:

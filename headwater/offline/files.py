@@ -7,18 +7,19 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from headwater.catalog import BatchSourcePlan
 from headwater.errors import HeadwaterError
+
+# The service writes files by this module: datasets (with pandas) and Delta are for those who read.
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 
 def open_source(source: BatchSourcePlan, version: int | None = None) -> ds.Dataset:
@@ -47,6 +48,8 @@ def open_source(source: BatchSourcePlan, version: int | None = None) -> ds.Datas
 
 
 def _files(store: pafs.FileSystem, path: str, kind: str) -> ds.Dataset:
+    import pyarrow.dataset as ds
+
     if store.get_file_info(path).type == pafs.FileType.File:
         return ds.dataset(path, filesystem=store, format=kind)
     options = ds.FileSystemFactoryOptions(
@@ -64,6 +67,9 @@ def _files(store: pafs.FileSystem, path: str, kind: str) -> ds.Dataset:
 
 def open_delta(path: str, version: int | None = None, endpoint: str = "") -> ds.Dataset | None:
     """A Delta table's files at a version; None where there is no table."""
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError, TableNotFoundError
+
     try:
         table = DeltaTable(path, version=version, storage_options=storage_options(path, endpoint))
         return table.to_pyarrow_dataset()
@@ -76,6 +82,9 @@ def open_delta(path: str, version: int | None = None, endpoint: str = "") -> ds.
 
 def delta_version(path: str, endpoint: str = "") -> int | None:
     """The newest version of a Delta table; None where there is no table."""
+    from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
+
     try:
         return int(DeltaTable(path, storage_options=storage_options(path, endpoint)).version())
     except TableNotFoundError:

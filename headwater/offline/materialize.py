@@ -17,12 +17,10 @@ from headwater.interning import Texts, entity_texts
 from headwater.offline.point_in_time import newest_of_each
 from headwater.offline.scan import open_view
 from headwater.offline.sources import CREATED, EVENT
-from headwater.online.job_status import running
+from headwater.online.job_status import MATERIALIZE, running
 from headwater.online.rows import RowPacker
 from headwater.online.writer import OnlineWriter
 
-#: The name under which `headwater.online.job_status` keeps how it went.
-JOB = "materialize"
 _WRITERS = 2
 #: Rows that are packed at once, while those before are written.
 _CUT = 50_000
@@ -49,7 +47,7 @@ def materialize(
 
 
 def _noted(catalog: Catalog, writer: OnlineWriter, view: ViewPlan) -> int:
-    with running(writer, JOB, view.name) as run:
+    with running(writer, MATERIALIZE, view.name) as run:
         run.rows = _load(catalog, writer, view)
         return run.rows
 

@@ -304,7 +304,9 @@ def warm() -> None:
     view = ViewPlan("", "row", (), (FieldPlan("x", "DOUBLE"),))
     row = RowCodec.of(view).pack(1, None, -1, -1, [None])
     found = RowColumns(view, ["x"]).read([row, None], 1)
-    read_kernels.count_statuses(found.status, np.zeros((1, len(STATUS_NAMES)), np.int64))
+    read_kernels.count_statuses(
+        found.status, np.zeros(len(STATUS_NAMES), np.int64), np.zeros(1, np.int64)
+    )
     read_kernels.count_ages(np.zeros(1, np.int64), 1, np.ones(1), np.zeros(2, np.int64))
     count = AggregationPlan("n", "", "count", None, 1)
     windowed = ViewPlan("", "window", (), (FieldPlan("n", "INT64"),), aggregations=(count,))

@@ -13,6 +13,9 @@ from headwater.errors import StoreUnavailableError
 from headwater.online.connect import store_errors
 from headwater.online.writer import OnlineWriter
 
+#: The job that loads batch sources.
+MATERIALIZE = "materialize"
+
 
 class JobStatus(msgspec.Struct):
     """One job on one subject (a view). Seconds; `seconds` and `error` are of the last run."""

@@ -15,7 +15,7 @@ import redis
 from headwater.catalog import BatchSourcePlan, Catalog, FieldPlan, JoinKeyPlan, ViewPlan
 from headwater.codec import RowCodec, key_prefix, redis_keys
 from headwater.errors import HeadwaterError
-from headwater.offline.materialize import JOB, materialize
+from headwater.offline.materialize import materialize
 from headwater.online import job_status
 from headwater.online.commands import CHUNK
 from headwater.online.writer import OnlineWriter
@@ -76,7 +76,7 @@ def test_how_each_load_went_is_kept(redis_client: redis.Redis, tmp_path: Path) -
     write(path, [(1, 1.0, "one", 0, 0), (2, 2.0, "two", 0, 0)])
     materialize(plans, writer)
     materialize(plans, writer)
-    found = job_status.read(writer)[JOB, "v"]
+    found = job_status.read(writer)[job_status.MATERIALIZE, "v"]
     assert (found.ok, found.failed, found.rows, found.error) == (2, 1, 4, "")
     assert found.last_success == pytest.approx(time.time(), abs=60)
 
