@@ -21,7 +21,7 @@ from service.feature_log import Recorder
 from service.log_columns import LogColumns
 from service.metrics import Metrics, Tally
 from service.on_demand import compute
-from service.requests import FeaturePlan, check_columns
+from service.requests import KEY_READERS, FeaturePlan, check_columns
 from service.single import SingleEntity
 
 #: Keys in one MGET, which holds Redis up while it runs.
@@ -53,7 +53,9 @@ class Prepared:
         self._tallies = [
             Tally(metrics, read.reader.view.name, read.features) for read in plan.reads
         ]
-        self._float_keys = {n for n, kind in plan.key_types.items() if kind in {"FLOAT", "DOUBLE"}}
+        self._key_readers = {
+            name: KEY_READERS[kind] for name, kind in plan.key_types.items() if kind in KEY_READERS
+        }
         self._metrics = metrics
         self._single = (
             SingleEntity(plan, self._runs, self._tallies) if SingleEntity.fits(plan) else None
@@ -102,8 +104,8 @@ class Prepared:
         return template % ((text,) * len(self.plan.reads))
 
     def _key(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
-        # JSON writes a whole number without its point; the key's text is a float's.
-        return [float(v) for v in values] if name in self._float_keys else values
+        read = self._key_readers.get(name)
+        return values if read is None else [read(v) for v in values]
 
     def columns(self, data: Sequence[bytes | None], n: int, now_us: int) -> list[ViewColumns]:
         """The columns of each read from the values of `keys`."""

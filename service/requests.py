@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from headwater.catalog import Catalog, FeatureRefPlan, OnDemandPlan, ViewPlan
 from headwater.errors import BadRequestError
 from headwater.online.values import ViewReader
+from headwater.times import micros
 
 
 class ViewRead(NamedTuple):
@@ -169,7 +171,31 @@ def _unknown(kind: str, name: str, known: Any) -> str:
 
 _KEY_CHECKS: dict[str, tuple[type, ...]] = {
     "STRING": (str,), "INT32": (int,), "INT64": (int,), "BOOL": (bool,), "UNIX_TIMESTAMP": (int,),
-    "DOUBLE": (float, int), "FLOAT": (float, int),
+    "DOUBLE": (float, int), "FLOAT": (float, int), "BYTES": (str, bytes),
+}  # fmt: skip
+
+
+def _bytes_of(value: str | bytes) -> bytes:
+    """Bytes, which JSON has as base64."""
+    try:
+        return base64.b64decode(value, validate=True) if isinstance(value, str) else value
+    except ValueError:
+        raise BadRequestError(f"{value!r} is no base64, as bytes of a key are sent") from None
+
+
+def _time_of(value: int) -> int:
+    """Microseconds of an epoch number in any unit."""
+    try:
+        return micros(value)
+    except ValueError:
+        raise BadRequestError(f"{value!r} is no time") from None
+
+
+#: How key values of some types become what keys are written with.
+KEY_READERS: dict[str, Callable[[Any], Any]] = {
+    # JSON writes a whole number without its point; the key's text is a float's.
+    "FLOAT": float, "DOUBLE": float,
+    "BYTES": _bytes_of, "UNIX_TIMESTAMP": _time_of,
 }  # fmt: skip
 
 
@@ -189,7 +215,7 @@ def check_columns(plan: FeaturePlan, entities: Any, limit: int) -> int:
     for name, kind in plan.key_types.items():
         if name not in entities:
             raise _missing(plan, entities)
-        allowed = _KEY_CHECKS.get(kind, (str, bytes))
+        allowed = _KEY_CHECKS.get(kind, (str,))
         found = set(map(type, entities[name]))
         if not found.issubset(allowed):
             wrong = next(v for v in entities[name] if type(v) not in allowed)

@@ -95,7 +95,11 @@ class RedisOnlineStore(OnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """(None, None) for an entity without a row or past its ttl; windows as of now."""
+        """(None, None) for an entity without a row; windows as of now.
+
+        A row past its view's ttl is read as any other: so do Feast's own stores, and its SDK has no
+        status for it. The service answers OUTSIDE_MAX_AGE.
+        """
         view = self._plan(config, table)
         reader = ViewReader(config.project, view)
         known = view.feature_names
@@ -106,7 +110,7 @@ class RedisOnlineStore(OnlineStore):
         types = {field.name: field.type for field in view.features}
         rows: list[tuple[datetime | None, dict[str, Value] | None]] = []
         for i in range(len(keys)):
-            if names and found.statuses[0][i] in {NOT_FOUND, "OUTSIDE_MAX_AGE"}:
+            if names and found.statuses[0][i] == NOT_FOUND:
                 rows.append((None, None))
                 continue
             cells = {
@@ -190,7 +194,6 @@ def plan_view(config: RepoConfig, table: FeatureView) -> ViewPlan:
         features=tuple(
             FieldPlan(f.name, f.dtype.to_value_type().name) for f in fields if f.name not in names
         ),
-        ttl_us=int(table.ttl.total_seconds() * 1_000_000) if getattr(table, "ttl", None) else 0,
     )
 
 

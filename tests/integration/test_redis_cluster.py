@@ -346,7 +346,6 @@ def test_materialize_the_plugin_and_the_command_line_use_the_cluster(
     store = FeatureStore(str(serving_repo))
     users = [{"user_id": user} for user in frame["user_id"]]
     ask = partial(store.get_online_features, ["doubles:d1"], users)
-    # What is past its ttl is null.
     found = [a for a, b in zip(ask().to_dict()["d1"], frame["d1"], strict=True) if a == b]
     assert len(found) > len(users) / 2
     newer = serving.to_frame(frame)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import random
 import subprocess
 import sys
+import uuid
+import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +214,62 @@ def test_a_catalogue_change_is_taken_up_and_no_byte_is_misread(
         definitions.write_text(text)
         project.apply(repo)
     until(lambda: running.features(asked, user).columns()["f64"]["values"] == [0.25], 60)
+
+
+def test_keys_of_every_type_and_values_of_the_rarer_ones(running: Running, repo: Path) -> None:
+    """Bytes, times and UUIDs as keys: written over HTTP, read over HTTP and by Feast's SDK."""
+    order, other = str(uuid.uuid4()), str(uuid.uuid4())
+    values: dict[str, Any] = {
+        "weight": 0.5, "words_set": ["a", "b"], "ids": [order, other], "maps": [{"a": 1}, {}],
+        "nested": [[1, 2], []], "document": '{"k": [1]}', "price": "12.50",
+    }  # fmt: skip
+    frame = {"mac": [base64.b64encode(b"\x00\xff!").decode()], "hour": ["2024-01-01T00:00:00Z"],
+             "order_id": [order], "event_timestamp": ["2024-01-01"]}  # fmt: skip
+    frame |= {name: [value] for name, value in values.items()}
+    body = {"feature_view_name": "odd_keys", "df": frame}
+    assert running.post("/write-to-online-store", body).status == 200
+    asked = [f"odd_keys:{name}" for name in values]
+    seconds = 1704067200
+    keys = {"mac": frame["mac"] * 3, "hour": [seconds, seconds * 10**6, seconds],
+            "order_id": [order, order, other]}  # fmt: skip
+    found = running.features(asked, keys).columns()
+    for name, value in values.items():
+        assert found[name]["values"] == [value, value, None], name
+        assert found[name]["statuses"] == ["PRESENT", "PRESENT", "NOT_FOUND"]
+    wrong = running.features(asked, {**keys, "mac": ["~"] * 3})
+    assert wrong.status == 422
+    assert "base64" in wrong.json["detail"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from feast import FeatureStore
+
+        rows = [{"mac": b"\x00\xff!", "hour": datetime.fromtimestamp(seconds, UTC),
+                 "order_id": uuid.UUID(order)}]  # fmt: skip
+        direct = FeatureStore(repo_path=str(repo)).get_online_features(asked, rows).to_dict()
+    assert direct["weight"] == [0.5]
+    assert set(direct["words_set"][0]) == {"a", "b"}
+    assert [str(one) for one in direct["ids"][0]] == [order, other]
+    assert direct["maps"] == [[{"a": 1}, {}]]
+    assert str(direct["price"][0]) == "12.50"
+
+
+def test_feasts_sdk_reads_rows_past_their_ttl_as_from_its_own_stores(
+    running: Running, repo: Path
+) -> None:
+    frame = {"user_id": [910, 911], "i32": [7, 8], "i64": [1, 1], "f32": [1.0, 1.0],
+             "f64": [1.0, 1.0], "flag": [True, True], "seen_at": [None, None],
+             "event_timestamp": ["2020-01-01", "2020-01-01"]}  # fmt: skip
+    body = {"feature_view_name": "numbers", "df": frame}
+    assert running.post("/write-to-online-store", body).status == 200
+    served = running.features(["numbers:i32"], {"user_id": [910, 911]}).columns()["i32"]
+    assert served["statuses"] == ["OUTSIDE_MAX_AGE"] * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from feast import FeatureStore
+
+        rows = [{"user_id": 910}, {"user_id": 911}, {"user_id": 912}]
+        direct = FeatureStore(repo_path=str(repo)).get_online_features(["numbers:i32"], rows)
+    assert direct.to_dict()["i32"] == [7, 8, None]
 
 
 def test_what_is_served_is_counted(running: Running) -> None:

@@ -20,13 +20,17 @@ from feast.types import (
     Array,
     Bool,
     Bytes,
+    Decimal,
     Float32,
     Float64,
     Int32,
     Int64,
+    Json,
     Map,
+    Set,
     String,
     UnixTimestamp,
+    Uuid,
 )
 
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
@@ -94,6 +98,27 @@ everywhere = FeatureView(
     ttl=timedelta(0),
     schema=[Field(name="rate", dtype=Float64), Field(name="day", dtype=String)],
     source=source("everywhere"),
+)
+device = Entity(name="device", join_keys=["mac"], value_type=ValueType.BYTES)
+hour = Entity(name="hour", join_keys=["hour"], value_type=ValueType.UNIX_TIMESTAMP)
+order = Entity(name="order", join_keys=["order_id"], value_type=ValueType.UUID)
+odd_keys = FeatureView(
+    name="odd_keys",
+    entities=[device, hour, order],
+    ttl=timedelta(0),
+    schema=[
+        Field(name="mac", dtype=Bytes),
+        Field(name="hour", dtype=UnixTimestamp),
+        Field(name="order_id", dtype=Uuid),
+        Field(name="weight", dtype=Float64),
+        Field(name="words_set", dtype=Set(String)),
+        Field(name="ids", dtype=Array(Uuid)),
+        Field(name="maps", dtype=Array(Map)),
+        Field(name="nested", dtype=Array(Array(Int64))),
+        Field(name="document", dtype=Json),
+        Field(name="price", dtype=Decimal),
+    ],
+    source=source("odd_keys"),
 )
 basket = RequestSource(name="basket", schema=[Field(name="amount", dtype=Float64)])
 
