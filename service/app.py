@@ -177,7 +177,7 @@ def _add_writes(app: FastAPI, service: Service) -> None:
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
-    @app.get("/health", tags=["operation"])
+    @app.get("/health", tags=["operation"], response_class=Response)
     async def health() -> Response:
         """The process is alive."""
         return Response(status_code=200)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import orjson
 from fastapi import FastAPI, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from headwater.catalog import Catalog
@@ -24,7 +25,7 @@ def add(
 ) -> None:
     """Add the routes; `catalog` and `writer` give those that are in use."""
 
-    @app.get("/metrics", tags=["operation"])
+    @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
     async def metrics_text() -> Response:
         """Prometheus text."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)

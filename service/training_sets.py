@@ -61,7 +61,7 @@ def add(app: FastAPI, repo: Path, catalog: Callable[[], Catalog], max_body_bytes
         manifest = path.with_name(f"{path.name}.manifest.json")
         return Response(manifest.read_bytes(), media_type="application/json")
 
-    @app.delete("/api/v1/training-sets/{name}", tags=["training"])
+    @app.delete("/api/v1/training-sets/{name}", tags=["training"], status_code=204)
     async def cancel_training_set(name: str) -> Response:
         """Cancel a job that runs; delete one that has ended."""
         await asyncio.to_thread(lambda: jobs().cancel(name))
