@@ -47,6 +47,44 @@ def group(code, n):
 
 
 @njit(cache=True, nogil=True)
+def count_codes(code, starts):
+    """Add the rows of each code k to `starts[k + 1]`; negative codes are left out."""
+    for i in range(code.shape[0]):
+        if code[i] >= 0:
+            starts[code[i] + 1] += 1
+
+
+@njit(cache=True, nogil=True)
+def places(code, cursor):
+    """Where each row comes to lie, code by code; `cursor` [codes] moves on. -1 is nowhere."""
+    out = np.empty(code.shape[0], np.int64)
+    for i in range(code.shape[0]):
+        out[i] = -1
+        if code[i] >= 0:
+            out[i] = cursor[code[i]]
+            cursor[code[i]] += 1
+    return out
+
+
+@njit(cache=True, nogil=True)
+def put(column, to, out):
+    """`out[to[i]] = column[i]`; a negative place is none."""
+    for i in range(column.shape[0]):
+        if to[i] >= 0:
+            out[to[i]] = column[i]
+
+
+@njit(cache=True, nogil=True)
+def in_order(starts, ts, seq):
+    """Whether each group is in order of (ts, seq) already."""
+    for k in range(starts.shape[0] - 1):
+        for i in range(starts[k] + 1, starts[k + 1]):
+            if ts[i - 1] > ts[i] or (ts[i - 1] == ts[i] and seq[i - 1] > seq[i]):
+                return False
+    return True
+
+
+@njit(cache=True, nogil=True)
 def sort_groups(order, starts, ts, seq):
     """Bring each group of `order` into order of (ts, seq); groups that are so already stay."""
     for k in range(starts.shape[0] - 1):
@@ -158,16 +196,24 @@ def settle(labels_at, t, ttl, best, rows):
 
 
 @njit(cache=True, nogil=True)
-def bounds(events_at, ts, labels_at, t, length, hop, low, high):
-    """Each label's events [floor_hop(t - length), t] as `low:high`; length -1 is all until t."""
+def upper(events_at, ts, labels_at, t, high):
+    """`high[label]`: where the events until t end."""
     for k in range(labels_at.shape[0] - 1):
-        begin, end = events_at[k], events_at[k + 1]
-        a = b = begin
+        b, end = events_at[k], events_at[k + 1]
         for p in range(labels_at[k], labels_at[k + 1]):
             b = first_at(ts, b, end, t[p] + 1)
+            high[p] = b
+
+
+@njit(cache=True, nogil=True)
+def lower(events_at, ts, labels_at, t, length, hop, high, low):
+    """`low[label]`: where the events from floor_hop(t - length) on start; length -1 is all."""
+    for k in range(labels_at.shape[0] - 1):
+        a = events_at[k]
+        for p in range(labels_at[k], labels_at[k + 1]):
             if length >= 0:
-                a = first_at(ts, a, b, (t[p] - length) // hop * hop)
-            low[p], high[p] = a, b
+                a = first_at(ts, a, high[p], (t[p] - length) // hop * hop)
+            low[p] = a
 
 
 @njit(cache=True, nogil=True)
@@ -196,47 +242,44 @@ def combine(op, a, b):
 
 @njit(cache=True, nogil=True)
 def build_tree(op, none, x):
-    """Partials of 16 neighbours each, level upon level, in one array behind `x` itself."""
-    size, total, level = x.shape[0], x.shape[0], x.shape[0]
+    """Partials of 16 neighbours each of `x`, then of 16 of those, and so on, in one array."""
+    total, level = 0, x.shape[0]
     while level > 1:
         level = (level + FAN - 1) // FAN
         total += level
     tree = np.empty(total, x.dtype)
-    tree[:size] = x
-    begin, level = 0, size
-    while level > 1:
-        above = (level + FAN - 1) // FAN
+    below, size, begin = x, x.shape[0], 0
+    while size > 1:
+        above = (size + FAN - 1) // FAN
         for i in range(above):
             value = none
-            for j in range(i * FAN, min((i + 1) * FAN, level)):
-                value = combine(op, value, tree[begin + j])
-            tree[begin + level + i] = value
-        begin, level = begin + level, above
+            for j in range(i * FAN, min((i + 1) * FAN, size)):
+                value = combine(op, value, below[j])
+            tree[begin + i] = value
+        below, size, begin = tree[begin : begin + above], above, begin + above
     return tree
 
 
 @njit(cache=True, nogil=True)
-def query(op, none, n, tree, low, until, high, arrived, t, out):
+def query(op, none, x, tree, low, until, high, arrived, t, out):
     """The operator over each label's events: all of `low:until`, the arrived of `until:high`."""
     for p in range(low.shape[0]):
         a, b, value = low[p], until[p], none
-        begin, level = 0, n
-        while a < b:
-            if b - a < 2 * FAN:
-                for i in range(a, b):
-                    value = combine(op, value, tree[begin + i])
-                break
+        nodes, size, begin = x, x.shape[0], 0
+        while b - a >= 2 * FAN:
             while a % FAN:
-                value = combine(op, value, tree[begin + a])
+                value = combine(op, value, nodes[a])
                 a += 1
             while b % FAN:
                 b -= 1
-                value = combine(op, value, tree[begin + b])
-            begin, level = begin + level, (level + FAN - 1) // FAN
-            a, b = a // FAN, b // FAN
+                value = combine(op, value, nodes[b])
+            a, b, size = a // FAN, b // FAN, (size + FAN - 1) // FAN
+            nodes, begin = tree[begin : begin + size], begin + size
+        for i in range(a, b):
+            value = combine(op, value, nodes[i])
         for e in range(until[p], high[p]):
             if arrived[e] <= t[p]:
-                value = combine(op, value, tree[e])
+                value = combine(op, value, x[e])
         out[p] = value
 
 

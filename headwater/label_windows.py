@@ -7,10 +7,12 @@ first and last from positions, sketches from counts that slide along.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +23,22 @@ from headwater import label_sketch_kernels as sliding
 from headwater import sketches
 from headwater.arrow import arrow_type
 from headwater.catalog import AggregationPlan, column_kind
+from headwater.gather import Gather
 from headwater.windows import Bool, Int64
 
 _NO_TIMES = np.zeros(0, np.int64)
+#: Events and labels that one thread works on at a time: their few columns stay in its cache.
+_RANGE = 1 << 18
+
+
+class Part(NamedTuple):
+    """Some events, in any order: arrays [events]. `code` is each one's key, -1 to leave it out."""
+
+    code: Int64
+    ts: Int64
+    sequence: Int64
+    columns: Mapping[str, pa.Array]
+    arrived: Int64 | None = None
 
 
 @dataclass
@@ -39,19 +54,54 @@ class KeyedEvents:
     columns: dict[str, pa.Array]
     arrived: Int64 | None = None
     _numbers: dict[str, tuple[Any, Bool]] = field(default_factory=dict)
+    _known: dict[str, Bool] = field(default_factory=dict)
 
     @classmethod
     def sort(
-        cls, code: Int64, keys: int, ts: Int64, sequence: Int64,
-        columns: dict[str, pa.Array], arrived: Int64 | None = None,
+        cls, parts: Sequence[Part], keys: int, kinds: Mapping[str, pa.DataType],
+        late: bool = False,
     ) -> KeyedEvents:  # fmt: skip
-        """Events of any order; `code` [events] is each one's key, -1 for one to leave out."""
-        order, at = kernels.group(code, keys)
-        kernels.sort_groups(order, at, ts, sequence)
+        """Group and sort; kinds: the columns and their types. late: the parts know `arrived`."""
+        at = np.zeros(keys + 1, np.int64)
+        for part in parts:
+            kernels.count_codes(part.code, at)
+        np.cumsum(at, out=at)
+        cursor, n = at[:-1].copy(), int(at[-1])
+        to = [kernels.places(part.code, cursor) for part in parts]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            fields = ["ts", "sequence", *(["arrived"] if late else [])]
+            numbers = [threads.submit(_spread, parts, to, n, name) for name in fields]
+            gathered = {
+                name: threads.submit(_gathered, parts, to, n, name, kind)
+                for name, kind in kinds.items()
+            }
+            ts, sequence, *arrived = [done.result() for done in numbers]
+            columns = {name: done.result() for name, done in gathered.items()}
+            found = cls(at, ts, columns, arrived[0] if late else None)
+            return found._ordered(sequence, threads)
+
+    def _ordered(self, sequence: Int64, threads: ThreadPoolExecutor) -> KeyedEvents:
+        """Each key's events in order of (time, sequence), which most logs are in already."""
+        cuts = _cuts(self.at)
+        starts = [self.at[a : b + 1] for a, b in pairwise(cuts)]
+        if all(threads.map(lambda at: kernels.in_order(at, self.ts, sequence), starts)):
+            return self
+        order = np.arange(len(self))
+        list(threads.map(lambda at: kernels.sort_groups(order, at, self.ts, sequence), starts))
         rows = pa.array(order)
-        return cls(
-            at, ts[order], {n: c.take(rows) for n, c in columns.items()},
-            None if arrived is None else arrived[order],
+        taken = threads.map(lambda column: column.take(rows), self.columns.values())
+        return KeyedEvents(
+            self.at, self.ts[order], dict(zip(self.columns, taken, strict=True)),
+            None if self.arrived is None else self.arrived[order],
+        )  # fmt: skip
+
+    def keys(self, first: int, end: int) -> KeyedEvents:
+        """The events of some keys, which are counted from 0 then; nothing is copied."""
+        a, b = int(self.at[first]), int(self.at[end])
+        return KeyedEvents(
+            self.at[first : end + 1] - a, self.ts[a:b],
+            {n: c.slice(a, b - a) for n, c in self.columns.items()},
+            None if self.arrived is None else self.arrived[a:b],
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -59,13 +109,14 @@ class KeyedEvents:
 
     def valid(self, column: str) -> Bool:
         """Which events have a value; not-a-number is none."""
-        array = self.columns[column]
-        if pa.types.is_floating(array.type) and array.null_count:
-            array = array.fill_null(np.nan)
-        if pa.types.is_floating(array.type):
-            known: Bool = ~np.isnan(array.to_numpy(zero_copy_only=False))
-            return known
-        return np.asarray(array.is_valid())
+        if column not in self._known:
+            array = self.columns[column]
+            if pa.types.is_floating(array.type):
+                array = array.fill_null(np.nan) if array.null_count else array
+                self._known[column] = ~np.isnan(array.to_numpy(zero_copy_only=False))
+            else:
+                self._known[column] = np.asarray(array.is_valid())
+        return self._known[column]
 
     def numbers(self, column: str, kind: str) -> tuple[Any, Bool]:
         """A numeric column as int64 or float64, null as 0, and which are not null."""
@@ -95,16 +146,44 @@ def windows_at(
 
     labels_at: where each key's labels start [keys + 1]; t: label times [labels], microseconds.
     """
-    at_labels = _AtLabels(events, labels_at, t)
-    for column in {a.column for a in aggregations} & events.columns.keys():
-        kind = next(column_kind(a.column_type) for a in aggregations if a.column == column)
-        if kind != "object":
-            events.numbers(column, kind)
-    for a in aggregations:
-        at_labels.ranges(a.window_us or -1, a.hop_us)
-    # The kernels release the interpreter's lock, and every aggregation stands alone.
-    with ThreadPoolExecutor(2) as threads:
-        return list(threads.map(at_labels.feature, aggregations))
+    cuts = _cuts(events.at + labels_at)
+
+    def some(first: int, end: int) -> list[pa.Array]:
+        a, b = labels_at[first], labels_at[end]
+        at_labels = _AtLabels(
+            events.keys(first, end), labels_at[first : end + 1] - a, t[a:b]
+        )  # fmt: skip
+        return [at_labels.feature(aggregation) for aggregation in aggregations]
+
+    # The kernels release the interpreter's lock, and every key stands alone.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = list(threads.map(some, cuts[:-1], cuts[1:]))
+    return [pa.concat_arrays(arrays) for arrays in zip(*found, strict=True)]
+
+
+def _cuts(at: Int64) -> list[int]:
+    """Keys split into ranges of about `_RANGE` events (and labels), which start at `at`."""
+    steps = np.arange(_RANGE, at[-1] - _RANGE // 2, _RANGE)
+    inner = np.unique(np.searchsorted(at, steps)).tolist()
+    return [0, *(cut for cut in inner if 0 < cut < len(at) - 1), len(at) - 1]
+
+
+def _spread(parts: Sequence[Part], to: Sequence[Int64], n: int, name: str) -> Int64:
+    out = np.empty(n, np.int64)
+    for part, place in zip(parts, to, strict=True):
+        kernels.put(getattr(part, name), place, out)
+    return out
+
+
+def _gathered(
+    parts: Sequence[Part], to: Sequence[Int64], n: int, name: str, kind: pa.DataType
+) -> pa.Array:
+    gather, used = Gather(n, kind), [_NO_TIMES]
+    for part, place in zip(parts, to, strict=True):
+        rows = np.flatnonzero(place >= 0)
+        used.append(place[rows])
+        gather.add(part.columns[name], rows, used[-1])
+    return gather.finish(np.concatenate(used))
 
 
 class _AtLabels:
@@ -113,15 +192,18 @@ class _AtLabels:
         late = events.arrived
         self.arrived = _NO_TIMES if late is None else late
         self.visible = events.ts if late is None else np.maximum(events.ts, late)
+        self.high = np.empty_like(t)
+        kernels.upper(events.at, events.ts, labels_at, t, self.high)
         self._by_visible: Int64 | None = None
         self._ranges: dict[tuple[int, int], _Ranges] = {}
         self._counts: dict[tuple[str, int, int], Int64] = {}
+        self._trees: dict[tuple[str, str], tuple[Any, Any, Any]] = {}
 
     def ranges(self, length: int, hop: int) -> _Ranges:
         if (length, hop) not in self._ranges:
-            low, high = np.zeros_like(self.t), np.zeros_like(self.t)
-            kernels.bounds(
-                self.events.at, self.events.ts, self.labels_at, self.t, length, hop, low, high
+            high, low = self.high, np.empty_like(self.t)
+            kernels.lower(
+                self.events.at, self.events.ts, self.labels_at, self.t, length, hop, high, low
             )
             until = high
             if self.events.arrived is not None:
@@ -159,7 +241,7 @@ class _AtLabels:
         values, known = self.events.numbers(a.column, kind)
         count = self.count(a.column, *window)
         function = "sum" if a.function == "mean" else a.function
-        found = self._query(function, values, known, window)
+        found = self._query(function, a.column, values, known, window)
         if a.function == "mean":
             found = found / np.maximum(count, 1)
         return _as_type(found, count > 0, a.output_type)
@@ -177,27 +259,32 @@ class _AtLabels:
             else:
                 ones = np.ones(len(self.events), np.int64) if known is None else known
                 ones = ones.astype(np.int64)
-                self._counts[key] = self._query("sum", ones, np.ones(len(ones), np.bool_),
-                                                (length, hop))  # fmt: skip
+                self._counts[key] = self._query(
+                    "sum", f"\0{column}", ones, np.ones(len(ones), np.bool_), (length, hop)
+                )
         return self._counts[key]
 
-    def _query(self, function: str, values: Any, known: Bool, window: tuple[int, int]) -> Any:
+    def _query(
+        self, function: str, name: str, values: Any, known: Bool, window: tuple[int, int]
+    ) -> Any:
+        """The operator over each label's values, by the tree that goes by this name."""
         op = {"sum": kernels.SUM, "min": kernels.MIN, "max": kernels.MAX}[function]
-        floating = values.dtype == np.float64
-        none: Any = 0.0 if floating else 0
-        if function != "sum":
-            big = np.inf if floating else kernels.I64_MAX
-            small = -np.inf if floating else kernels.I64_MIN
-            none = big if function == "min" else small
-            if not known.all():
-                values = np.where(known, values, none)
-        none = values.dtype.type(none)
-        tree = kernels.build_tree(op, none, np.ascontiguousarray(values))
+        if (function, name) not in self._trees:
+            floating = values.dtype == np.float64
+            none: Any = 0.0 if floating else 0
+            if function != "sum":
+                big = np.inf if floating else kernels.I64_MAX
+                small = -np.inf if floating else kernels.I64_MIN
+                none = big if function == "min" else small
+                if not known.all():
+                    values = np.where(known, values, none)
+            none = values.dtype.type(none)
+            values = np.ascontiguousarray(values)
+            self._trees[function, name] = none, values, kernels.build_tree(op, none, values)
+        none, values, tree = self._trees[function, name]
         found = np.empty(len(self.t), values.dtype)
         r = self.ranges(*window)
-        kernels.query(
-            op, none, len(values), tree, r.low, r.until, r.high, self.arrived, self.t, found
-        )
+        kernels.query(op, none, values, tree, r.low, r.until, r.high, self.arrived, self.t, found)
         return found
 
     def _moments(self, a: AggregationPlan, kind: str, window: tuple[int, int]) -> pa.Array:
@@ -240,7 +327,7 @@ class _AtLabels:
         known = np.asarray(encoded.indices.is_valid())
         values = np.zeros(len(known), np.int64)
         values[known] = rank[encoded.indices.drop_null().to_numpy()]
-        found = self._query(a.function, values, known, window)
+        found = self._query(a.function, a.column, values, known, window)
         some = self.count(a.column, *window) > 0
         at = pa.array(np.where(some, found, 0), mask=~some)
         return _cast(encoded.dictionary.take(ordered).take(at), a.output_type)

@@ -14,7 +14,8 @@ from headwater import label_kernels as kernels
 from headwater.arrow import arrow_type
 from headwater.catalog import Catalog, JoinKeyPlan, ViewPlan
 from headwater.errors import HeadwaterError
-from headwater.label_windows import KeyedEvents, windows_at
+from headwater.gather import column_threads
+from headwater.label_windows import KeyedEvents, Part, windows_at
 from headwater.offline.keys import LabelKeys
 from headwater.offline.leaks import ageless_warning, join_warnings, newest_warning
 from headwater.offline.scan import KNOWN, Scan, open_view
@@ -79,7 +80,7 @@ class Labels:
         name = tuple((column, key.type) for column, key in columns)
         if name not in self._ordered:
             if self._by_time is None:
-                self._by_time = np.argsort(self.times, kind="stable")
+                self._by_time = np.argsort(self.times)  # labels of one time are all one
             keys = LabelKeys([self._key(c, k) for c, k in columns], len(self))
             order, at = kernels.group(keys.codes[self._by_time], keys.count)
             order = self._by_time[order]
@@ -234,23 +235,25 @@ def _windows(
         events = _events(scan, ordered, used, past, part, parts)
         at, t, order = _part_labels(ordered, part, parts)
         if past.warn:
-            low, high = np.zeros_like(t), np.zeros_like(t)
-            kernels.bounds(events.at, events.ts, at, t, -1, 1, low, high)
-            ageless += int((events.ts[high[high > low] - 1] == t[high > low]).sum())
+            high = np.empty_like(t)
+            kernels.upper(events.at, events.ts, at, t, high)
+            some = high > np.repeat(events.at[:-1], np.diff(at))
+            ageless += int((events.ts[high[some] - 1] == t[some]).sum())
         found.append((order, windows_at(wanted, events, at, t)))
     if past.warn:
         for warning in ageless_warning(view.name, "an event", ageless, len(ordered.t)):
             past.warn(warning)
     place = np.full(labels, -1, np.int64)
     place[np.concatenate([order for order, _ in found])] = np.arange(len(ordered.t))
-    out = []
-    for i, a in enumerate(wanted):
-        values = pa.chunked_array([arrays[i] for _, arrays in found]).combine_chunks()
-        taken = values.take(pa.array(place, mask=place < 0))
+    where = pa.array(place, mask=place < 0)
+
+    def in_their_order(i: int) -> pa.Array:
+        taken = pa.chunked_array([arrays[i] for _, arrays in found]).combine_chunks().take(where)
         # A label without a key is an entity without events.
-        zero = a.function in {"count", "count_distinct"} and taken.null_count
-        out.append(taken.fill_null(0) if zero else taken)
-    return out
+        zero = wanted[i].function in {"count", "count_distinct"} and taken.null_count
+        return taken.fill_null(0) if zero else taken
+
+    return list(column_threads().map(in_their_order, range(len(wanted))))
 
 
 def _parts(scan: Scan, columns: int, past: Past) -> int:
@@ -274,8 +277,7 @@ def _events(
     """The events of one part's keys, by key and time."""
     keys = [k.name for k in scan.view.join_keys]
     own = [EVENT, SEQUENCE] + ([KNOWN] if past.as_of == "arrival" else [])
-    codes, numbers = [], []
-    columns: list[list[pa.Array]] = [[] for _ in used]
+    read: list[Part] = []
     reach = reach_us(scan.view)
     high = int(ordered.t.max(initial=kernels.I64_MIN))
     low = kernels.I64_MIN if reach is None or not len(ordered.t) else ordered.t.min() - reach
@@ -287,24 +289,15 @@ def _events(
             keep &= known
         if parts > 1:
             keep &= code % parts == part
-        kept = np.flatnonzero(keep)
-        whole = len(kept) == len(keep)
-        if not whole:
+        if not keep.all():
+            kept = np.flatnonzero(keep)
             batch, code = batch.take(pa.array(kept)), code[kept]
-        codes.append(code // parts)
         times = [_times(batch.column(len(keys) + i))[0] for i in range(len(own))]
-        numbers.append(times)
-        for i, name in enumerate(used):
-            columns[i].append(batch.column(batch.schema.get_field_index(name)))
+        columns = dict(zip(used, batch.columns[len(keys) + len(own) :], strict=True))
+        if parts > 1:
+            code = code // parts
+        read.append(Part(code, times[0], times[1], columns, *times[2:]))
     count = (ordered.keys.count - part + parts - 1) // parts
-    together = [np.concatenate(p) for p in zip(*numbers, strict=True)] or [_NONE] * len(own)
     kinds = {a.column: arrow_type(a.column_type) for a in scan.view.aggregations}
-    arrays = {
-        name: pa.chunked_array(columns[i]).combine_chunks() if columns[i]
-        else pa.nulls(0, kinds[name])
-        for i, name in enumerate(used)
-    }  # fmt: skip
-    return KeyedEvents.sort(
-        np.concatenate(codes) if codes else _NONE, count, together[0], together[1], arrays,
-        together[2] if len(own) > 2 else None,
-    )  # fmt: skip
+    kinds |= {name: column.type for p in read[:1] for name, column in p.columns.items()}
+    return KeyedEvents.sort(read, count, {n: kinds[n] for n in used}, past.as_of == "arrival")

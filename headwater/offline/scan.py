@@ -22,8 +22,8 @@ import pyarrow.dataset as ds
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import BatchSourcePlan, Catalog, ViewPlan
 from headwater.errors import HeadwaterError
+from headwater.gather import Gather, column_threads
 from headwater.offline.files import open_source
-from headwater.offline.gather import Gather, gather_threads
 from headwater.offline.log import ARRIVED, OFFSET, PARTITION, TOPIC
 from headwater.offline.pieces import Piece, batch_piece, stream_pieces
 from headwater.offline.sources import (
@@ -164,15 +164,16 @@ class Scan:
         """The named columns at rows [n], -1 giving null; in the order of `rows`."""
         order = np.argsort(rows, kind="stable")
         wanted = rows[order]
-        at = int(np.searchsorted(wanted, 0))
+        first = at = int(np.searchsorted(wanted, 0))
+        absent = rows < 0 if first else None
         gathers: list[Gather] | None = None
         base = 0
-        threads = gather_threads()
+        threads = column_threads()
         for batch in self.batches(columns):
             end = base + batch.num_rows
             stop = at + int(np.searchsorted(wanted[at:], end))
             if gathers is None:
-                gathers = [Gather(len(rows), column.type) for column in batch.columns]
+                gathers = [Gather(len(rows), column.type, absent) for column in batch.columns]
             if stop > at:
                 inside, places = wanted[at:stop] - base, order[at:stop]
                 adding = [
@@ -187,7 +188,7 @@ class Scan:
                 break
         if gathers is None:
             return [pa.nulls(len(rows), self._types.get(name, pa.null())) for name in columns]
-        return [gather.finish(order, wanted) for gather in gathers]
+        return [gather.finish(order[first:]) for gather in gathers]
 
 
 def open_view(catalog: Catalog, view: ViewPlan, versions: Mapping[str, int] | None = None) -> Scan:

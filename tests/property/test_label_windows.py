@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from headwater import label_sketch_kernels, sketches
 from headwater.catalog import AggregationPlan
-from headwater.label_windows import KeyedEvents, windows_at
+from headwater.label_windows import KeyedEvents, Part, windows_at
 from tests.oracle import agrees, oracle
 from tests.property.test_windows import ALL, HOUR, T0, Event, streams, times
 
@@ -32,7 +32,16 @@ def at_labels(
     sequence = np.array([e[2] << 48 | o for o, e in enumerate(stream)], np.int64)
     columns = {n: pa.array([e[3][n] for e in stream], t) for n, t in TYPES.items()}
     late = None if arrived is None else np.array(arrived, np.int64)
-    events = KeyedEvents.sort(key, 4, ts, sequence, columns, late)
+    half = len(key) // 2  # as two batches of a scan
+    parts = [
+        Part(
+            key[some], ts[some], sequence[some],
+            {n: c.take(pa.array(some)) for n, c in columns.items()},
+            None if late is None else late[some],
+        )
+        for some in (np.arange(half), np.arange(half, len(key)))
+    ]  # fmt: skip
+    events = KeyedEvents.sort(parts, 4, TYPES, late is not None)
     order = sorted(range(len(labels)), key=lambda i: labels[i])
     label_key = np.array([labels[i][0] for i in order], np.int64)
     t = np.array([labels[i][1] for i in order], np.int64)
