@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -37,22 +38,27 @@ class Gather:
         self._null: Bool | None = None
         self._parts: list[pa.Array] = []
 
-    def add(self, column: pa.Array, rows: Int64, places: Int64) -> None:
-        """Put `column[rows[i]]` at `places[i]`."""
+    def add(self, column: pa.Array, rows: Int64 | None, places: Int64) -> None:
+        """Put `column[rows[i]]` at `places[i]`; without `rows`, the whole column."""
         column = column if column.type == self.kind else column.cast(self.kind)
         if self._values is None:
-            self._parts.append(column.take(pa.array(rows)))
+            self._parts.append(column if rows is None else column.take(pa.array(rows)))
             return
         numbers = column.cast(self._stored) if column.type != self._stored else column
         if column.null_count:
             if self._null is None:
                 self._null = np.zeros(self._n, np.bool_)
-            self._null[places] = np.asarray(column.is_null())[rows]
+            null = np.asarray(column.is_null())
+            self._null[places] = null if rows is None else null[rows]
             numbers = numbers.fill_null(0)
-        kernels.scatter(numbers.to_numpy(zero_copy_only=False), rows, places, self._values)
+        values = numbers.to_numpy(zero_copy_only=False)
+        if rows is None:
+            kernels.put(values, places, self._values)
+        else:
+            kernels.scatter(values, rows, places, self._values)
 
-    def finish(self, places: Int64) -> pa.Array:
-        """All values [n]; `places` are those of every `add`, one after the other."""
+    def finish(self, places: Sequence[Int64]) -> pa.Array:
+        """All values [n]; `places` are those of every `add`, or of some of them together."""
         if self._values is not None:
             null = self._null
             if self._absent is not None:
@@ -60,6 +66,8 @@ class Gather:
             found = pa.array(self._values, self._stored, mask=null)
             return found.cast(self.kind) if self.kind != self._stored else found
         parts = pa.chunked_array(self._parts, self.kind).combine_chunks()
-        place = np.zeros(self._n, np.int64)
-        place[places] = np.arange(len(places))
+        place, at = np.zeros(self._n, np.int64), 0
+        for some in places:
+            place[some] = np.arange(at, at + len(some))
+            at += len(some)
         return parts.take(pa.array(place, mask=self._absent))

@@ -48,30 +48,31 @@ def group(code, n):
 
 @njit(cache=True, nogil=True)
 def count_codes(code, starts):
-    """Add the rows of each code k to `starts[k + 1]`; negative codes are left out."""
+    """Add the rows of each code k to `starts[k + 1]`."""
     for i in range(code.shape[0]):
-        if code[i] >= 0:
-            starts[code[i] + 1] += 1
+        starts[code[i] + 1] += 1
 
 
 @njit(cache=True, nogil=True)
-def places(code, cursor):
-    """Where each row comes to lie, code by code; `cursor` [codes] moves on. -1 is nowhere."""
-    out = np.empty(code.shape[0], np.int64)
+def place_codes(code, cursor):
+    """Turn each row's code into its place among all, code by code; `cursor` [codes] moves on."""
     for i in range(code.shape[0]):
-        out[i] = -1
-        if code[i] >= 0:
-            out[i] = cursor[code[i]]
-            cursor[code[i]] += 1
-    return out
+        k = code[i]
+        code[i] = cursor[k]
+        cursor[k] += 1
 
 
 @njit(cache=True, nogil=True)
 def put(column, to, out):
-    """`out[to[i]] = column[i]`; a negative place is none."""
+    """`out[to[i]] = column[i]`."""
     for i in range(column.shape[0]):
-        if to[i] >= 0:
-            out[to[i]] = column[i]
+        out[to[i]] = column[i]
+
+
+@njit(cache=True, nogil=True)
+def comes_before(i, j, ts, seq):
+    """By (ts, seq); `seq` may be empty, then rows are in order of it already."""
+    return ts[i] < ts[j] or (ts[i] == ts[j] and (seq.shape[0] == 0 or seq[i] <= seq[j]))
 
 
 @njit(cache=True, nogil=True)
@@ -79,7 +80,7 @@ def in_order(starts, ts, seq):
     """Whether each group is in order of (ts, seq) already."""
     for k in range(starts.shape[0] - 1):
         for i in range(starts[k] + 1, starts[k + 1]):
-            if ts[i - 1] > ts[i] or (ts[i - 1] == ts[i] and seq[i - 1] > seq[i]):
+            if not comes_before(i - 1, i, ts, seq):
                 return False
     return True
 
@@ -90,10 +91,10 @@ def sort_groups(order, starts, ts, seq):
     for k in range(starts.shape[0] - 1):
         a, b = starts[k], starts[k + 1]
         for i in range(a + 1, b):
-            x, y = order[i - 1], order[i]
-            if ts[x] > ts[y] or (ts[x] == ts[y] and seq[x] > seq[y]):
+            if not comes_before(order[i - 1], order[i], ts, seq):
                 rows = order[a:b].copy()
-                rows = rows[np.argsort(seq[rows], kind="mergesort")]
+                if seq.shape[0]:
+                    rows = rows[np.argsort(seq[rows], kind="mergesort")]
                 order[a:b] = rows[np.argsort(ts[rows], kind="mergesort")]
                 break
 

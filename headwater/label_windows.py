@@ -32,12 +32,15 @@ _RANGE = 1 << 18
 
 
 class Part(NamedTuple):
-    """Some events, in any order: arrays [events]. `code` is each one's key, -1 to leave it out."""
+    """Some events, in any order: arrays [events]. `code` is each one's key, from 0.
+
+    sequence: what orders events of one time; None where it is the order in which they come.
+    """
 
     code: Int64
     ts: Int64
-    sequence: Int64
     columns: Mapping[str, pa.Array]
+    sequence: Int64 | None = None
     arrived: Int64 | None = None
 
 
@@ -58,26 +61,29 @@ class KeyedEvents:
 
     @classmethod
     def sort(
-        cls, parts: Sequence[Part], keys: int, kinds: Mapping[str, pa.DataType],
-        late: bool = False,
-    ) -> KeyedEvents:  # fmt: skip
-        """Group and sort; kinds: the columns and their types. late: the parts know `arrived`."""
+        cls, parts: Sequence[Part], keys: int, kinds: Mapping[str, pa.DataType]
+    ) -> KeyedEvents:
+        """Group and sort. The parts' codes are overwritten. kinds: the columns and their types."""
         at = np.zeros(keys + 1, np.int64)
         for part in parts:
             kernels.count_codes(part.code, at)
         np.cumsum(at, out=at)
         cursor, n = at[:-1].copy(), int(at[-1])
-        to = [kernels.places(part.code, cursor) for part in parts]
+        for part in parts:
+            kernels.place_codes(part.code, cursor)
+        known = [part.columns for part in parts]
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            fields = ["ts", "sequence", *(["arrived"] if late else [])]
-            numbers = [threads.submit(_spread, parts, to, n, name) for name in fields]
+            numbers = [
+                threads.submit(_put, parts, [getattr(part, name) for part in parts], n)
+                for name in ("ts", "sequence", "arrived")
+            ]
             gathered = {
-                name: threads.submit(_gathered, parts, to, n, name, kind)
+                name: threads.submit(_gather, parts, [columns[name] for columns in known], n, kind)
                 for name, kind in kinds.items()
             }
-            ts, sequence, *arrived = [done.result() for done in numbers]
+            ts, sequence, arrived = [done.result() for done in numbers]
             columns = {name: done.result() for name, done in gathered.items()}
-            found = cls(at, ts, columns, arrived[0] if late else None)
+            found = cls(at, ts, columns, arrived if len(arrived) else None)
             return found._ordered(sequence, threads)
 
     def _ordered(self, sequence: Int64, threads: ThreadPoolExecutor) -> KeyedEvents:
@@ -168,22 +174,22 @@ def _cuts(at: Int64) -> list[int]:
     return [0, *(cut for cut in inner if 0 < cut < len(at) - 1), len(at) - 1]
 
 
-def _spread(parts: Sequence[Part], to: Sequence[Int64], n: int, name: str) -> Int64:
-    out = np.empty(n, np.int64)
-    for part, place in zip(parts, to, strict=True):
-        kernels.put(getattr(part, name), place, out)
+def _put(parts: Sequence[Part], values: Sequence[Int64 | None], n: int) -> Int64:
+    """Numbers in their places; none where the parts have none."""
+    out = np.empty(n if any(v is not None for v in values) else 0, np.int64)
+    for part, some in zip(parts, values, strict=True):
+        if some is not None:
+            kernels.put(some, part.code, out)
     return out
 
 
-def _gathered(
-    parts: Sequence[Part], to: Sequence[Int64], n: int, name: str, kind: pa.DataType
+def _gather(
+    parts: Sequence[Part], values: Sequence[pa.Array], n: int, kind: pa.DataType
 ) -> pa.Array:
-    gather, used = Gather(n, kind), [_NO_TIMES]
-    for part, place in zip(parts, to, strict=True):
-        rows = np.flatnonzero(place >= 0)
-        used.append(place[rows])
-        gather.add(part.columns[name], rows, used[-1])
-    return gather.finish(np.concatenate(used))
+    gather = Gather(n, kind)
+    for part, some in zip(parts, values, strict=True):
+        gather.add(some, None, part.code)
+    return gather.finish([part.code for part in parts])
 
 
 class _AtLabels:

@@ -9,6 +9,13 @@ NO_TIME = -(2**62)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def epoch_us(moment: datetime) -> int:
+    """Microseconds since 1970; a naive time is UTC."""
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    delta = moment - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
 def micros(value: int | float | str) -> int:
     """A time as microseconds: ISO 8601 text (naive is UTC), or an epoch number in s, ms, us or ns.
 
@@ -18,10 +25,7 @@ def micros(value: int | float | str) -> int:
         text = value.strip()
         if text.lstrip("-").replace(".", "", 1).isdigit():
             return micros(float(text) if "." in text else int(text))
-        moment = datetime.fromisoformat(text)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        delta = moment - _EPOCH
-        return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+        return epoch_us(datetime.fromisoformat(text))
     size = abs(value)
     if size < 1e11:
         return round(value * 1_000_000) if isinstance(value, float) else value * 1_000_000

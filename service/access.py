@@ -23,6 +23,7 @@ ROUTES: dict[str, str | None] = {
     "/materialize": "admin",
     "/materialize-incremental": "admin",
 }
+TRAINING_SETS = "/api/v1/training-sets"
 _ENTRY = re.compile(r"([\w.-]+):((?:read|write|admin)(?:\+(?:read|write|admin))*):([0-9a-f]{64})")
 
 
@@ -43,6 +44,8 @@ def scope_of(method: str, path: str) -> str | None:
     """The scope that a request needs."""
     if method not in {"GET", "HEAD"} and path.startswith("/api/v1/feature-views"):
         return "admin"
+    if path.startswith(TRAINING_SETS):
+        return "read"  # a training set reads features; what it makes is its own
     return ROUTES.get(path, "read" if method in {"GET", "HEAD"} else "write")
 
 
@@ -73,22 +76,32 @@ class Access:
         return cls(keys)
 
     def refuse(self, headers: Iterable[tuple[bytes, bytes]], scope: str) -> Refusal | None:
-        """Why a request may not; None where it may. Takes as long for every wrong key."""
+        """Why a request may not; None where it may."""
         if not self._keys:
             return None
         presented = _presented(headers)
         if presented is None:
             return Refusal(401, "this needs an API key: send Authorization: Bearer KEY")
-        digest = hashlib.sha256(presented).digest()
-        known = None
-        for key in self._keys:
-            if hmac.compare_digest(key.digest, digest):
-                known = key
+        known = self._known(presented)
         if known is None:
             return Refusal(401, "the API key is not known")
         if scope not in known.scopes:
             return Refusal(403, f"the key {known.name!r} lacks the scope {scope!r}")
         return None
+
+    def key_of(self, headers: Iterable[tuple[bytes, bytes]]) -> Key | None:
+        """The key of a request that was let in; None where nobody is asked for one."""
+        presented = _presented(headers)
+        return None if presented is None else self._known(presented)
+
+    def _known(self, presented: bytes) -> Key | None:
+        """Takes as long for every wrong key."""
+        digest = hashlib.sha256(presented).digest()
+        known = None
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, digest):
+                known = key
+        return known
 
 
 def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:

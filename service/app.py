@@ -79,7 +79,9 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
     _add_health(app, service)
     monitoring.add(app, service.metrics, lambda: service.planner.catalog, lambda: service.writer)
     feature_views.add(app, repo, lambda: service.planner.catalog, service.reload, service.raw_body)
-    training_sets.add(app, repo, lambda: service.planner.catalog, settings.max_body_bytes)
+    training_sets.add(
+        app, repo, lambda: service.planner.catalog, settings.max_body_bytes, service.access
+    )
     return app
 
 

@@ -25,6 +25,7 @@ from headwater.offline.frames import TIME_COLUMN, with_time
 from headwater.offline.jobs import Spec
 from headwater.offline.sources import normalised
 from service import openapi
+from service.access import Key
 
 #: A job that was queued by another worker may take so long until its process says its number.
 _STARTING_SECONDS = 60
@@ -41,8 +42,9 @@ class TrainingSets:
         self.repo, self.root = repo, repo / "data" / "training-sets"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, catalog: Catalog, spec: Spec, labels: pa.Table) -> str:
-        """Check, then begin; returns the job's id. Raises BadRequestError for what cannot be."""
+    def start(self, catalog: Catalog, spec: Spec, labels: pa.Table, owner: str) -> str:
+        """Check, then begin, for the key of that name; returns the job's id. Raises
+        BadRequestError for what cannot be."""
         try:
             labels = with_time(normalised(labels), TIME_COLUMN)
             request = spec.request(catalog)
@@ -64,6 +66,7 @@ class TrainingSets:
         spec = msgspec.structs.replace(
             spec, entities=str(folder / "labels.parquet"), out=str(folder / "set.parquet")
         )
+        (folder / "owner").write_text(owner)
         (folder / "spec.json").write_bytes(msgspec.json.encode(spec))
         (folder / "status.json").write_bytes(orjson.dumps({"id": name, "state": "queued"}))
         self._processes[name] = subprocess.Popen(
@@ -78,6 +81,15 @@ class TrainingSets:
         if not name.isalnum() or not folder.is_dir():
             raise BadRequestError(f"there is no training set {name!r}", 404)
         return folder
+
+    def check_access(self, name: str, key: Key | None) -> None:
+        """A key sees its own jobs, one with "admin" all. Raises BadRequestError (404, so that
+        nobody learns of another's) for a job that it may not see."""
+        if key is None or "admin" in key.scopes:
+            return
+        owner = self.folder(name) / "owner"
+        if not owner.exists() or owner.read_text() != key.name:
+            raise BadRequestError(f"there is no training set {name!r}", 404)
 
     def status(self, name: str) -> dict[str, Any]:
         status: dict[str, Any] = orjson.loads((self.folder(name) / "status.json").read_bytes())

@@ -15,18 +15,26 @@ from fastapi.responses import FileResponse
 from headwater.catalog import Catalog
 from headwater.errors import BadRequestError
 from service import openapi
+from service.access import TRAINING_SETS, Access
 
 # DuckDB, Delta and pandas come with the jobs: with the first request for one, not at the start.
 if TYPE_CHECKING:
     from service.training_jobs import TrainingSets
 
 
-def add(app: FastAPI, repo: Path, catalog: Callable[[], Catalog], max_body_bytes: int) -> None:
+def add(
+    app: FastAPI, repo: Path, catalog: Callable[[], Catalog], max_body_bytes: int, access: Access
+) -> None:
     """Add the routes; `catalog` gives the catalogue that is in use."""
     jobs = cache(lambda: _jobs(repo))
 
+    def seen(request: Request, name: str) -> TrainingSets:
+        """The jobs, where the request's key may see this one. Raises BadRequestError (404)."""
+        jobs().check_access(name, access.key_of(request.scope["headers"]))
+        return jobs()
+
     @app.post(
-        "/api/v1/training-sets",
+        TRAINING_SETS,
         openapi_extra=openapi.TRAINING_SET,
         tags=["training"],
         status_code=202,
@@ -36,35 +44,37 @@ def add(app: FastAPI, repo: Path, catalog: Callable[[], Catalog], max_body_bytes
         query. Answers with the job's id at once."""
         data = await _body(request, max_body_bytes)
         spec, labels = await asyncio.to_thread(_labels, request, data)
-        name = await asyncio.to_thread(lambda: jobs().start(catalog(), spec, labels))
-        place = f"/api/v1/training-sets/{name}"
+        key = access.key_of(request.scope["headers"])
+        owner = "" if key is None else key.name
+        name = await asyncio.to_thread(lambda: jobs().start(catalog(), spec, labels, owner))
+        place = f"{TRAINING_SETS}/{name}"
         body = orjson.dumps({"id": name, "state": "queued", "status": place})
         headers = {"Location": place}
         return Response(body, 202, headers, "application/json")
 
-    @app.get("/api/v1/training-sets/{name}", tags=["training"])
-    async def training_set_status(name: str) -> Response:
+    @app.get(TRAINING_SETS + "/{name}", tags=["training"])
+    async def training_set_status(name: str, request: Request) -> Response:
         """State (queued, running, done, failed, cancelled), rows done and in all, estimate."""
-        status = await asyncio.to_thread(lambda: jobs().status(name))
+        status = await asyncio.to_thread(lambda: seen(request, name).status(name))
         return Response(orjson.dumps(status), media_type="application/json")
 
-    @app.get("/api/v1/training-sets/{name}/result", tags=["training"])
-    async def training_set_result(name: str) -> Response:
+    @app.get(TRAINING_SETS + "/{name}/result", tags=["training"])
+    async def training_set_result(name: str, request: Request) -> Response:
         """The training set as Parquet; 409 while it is being made."""
-        path = await asyncio.to_thread(lambda: _done(jobs(), name))
+        path = await asyncio.to_thread(lambda: _done(seen(request, name), name))
         return FileResponse(path, media_type=openapi.PARQUET)
 
-    @app.get("/api/v1/training-sets/{name}/manifest", tags=["training"])
-    async def training_set_manifest(name: str) -> Response:
+    @app.get(TRAINING_SETS + "/{name}/manifest", tags=["training"])
+    async def training_set_manifest(name: str, request: Request) -> Response:
         """What it was made of: versions, counts, profile, hashes."""
-        path = await asyncio.to_thread(lambda: _done(jobs(), name))
+        path = await asyncio.to_thread(lambda: _done(seen(request, name), name))
         manifest = path.with_name(f"{path.name}.manifest.json")
         return Response(manifest.read_bytes(), media_type="application/json")
 
-    @app.delete("/api/v1/training-sets/{name}", tags=["training"], status_code=204)
-    async def cancel_training_set(name: str) -> Response:
+    @app.delete(TRAINING_SETS + "/{name}", tags=["training"], status_code=204)
+    async def cancel_training_set(name: str, request: Request) -> Response:
         """Cancel a job that runs; delete one that has ended."""
-        await asyncio.to_thread(lambda: jobs().cancel(name))
+        await asyncio.to_thread(lambda: seen(request, name).cancel(name))
         return Response(status_code=204)
 
 

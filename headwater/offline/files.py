@@ -118,6 +118,12 @@ def filesystem(path: str, endpoint: str = "") -> tuple[pafs.FileSystem, str]:
             region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
         )  # fmt: skip
         return store, path.split("://", 1)[1]
+    emulator = urlsplit(os.environ.get("STORAGE_EMULATOR_HOST", ""))
+    if path.startswith(("gs://", "gcs://")) and emulator.netloc:
+        gcs = pafs.GcsFileSystem(
+            anonymous=True, scheme=emulator.scheme, endpoint_override=emulator.netloc
+        )
+        return gcs, path.split("://", 1)[1]
     found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(path)
     return found
 

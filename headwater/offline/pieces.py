@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -17,10 +17,10 @@ from headwater.arrow import TIMESTAMP
 from headwater.catalog import BatchSourcePlan, StreamSourcePlan
 from headwater.offline.files import open_delta, open_source
 from headwater.offline.log import log_schema
+from headwater.times import epoch_us
 
 #: Rows that are read at once, where row groups are smaller.
 _GROUP_ROWS = 1 << 18
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Piece:
                 found.append((held["min"], held["max"]))
         if not found:
             return None
-        return _us(min(low for low, _ in found)), _us(max(high for _, high in found))
+        return epoch_us(min(low for low, _ in found)), epoch_us(max(high for _, high in found))
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The dataset's columns, file by file and group by group."""
@@ -169,11 +169,6 @@ def stream_pieces(stream: StreamSourcePlan, versions: Mapping[str, int]) -> list
             history.before_us = _first_time(log)
         pieces.append(history)
     return [*pieces, log]
-
-
-def _us(moment: datetime) -> int:
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _first_time(log: Piece) -> int | None:

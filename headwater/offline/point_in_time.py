@@ -155,10 +155,9 @@ def newest_rows(scan: Scan, ordered: _Ordered, labels: int, past: Past) -> Int64
     keys = [k.name for k in scan.view.join_keys]
     best = np.full((len(ordered.t), 4), -1, np.int64)
     cursor = ordered.at[:-1].copy()
-    streamed = any(piece.kind != "batch" for piece in scan.pieces)
     own = [EVENT]
     own += [CREATED] if scan.has_created else []
-    own += [SEQUENCE] if streamed else []
+    own += [SEQUENCE] if scan.is_logged() else []
     own += [KNOWN] if past.as_of == "arrival" else []
     base = 0
     for batch in scan.batches([*keys, *own]):
@@ -192,8 +191,7 @@ def newest_of_each(
     A key without a type stays as it is. Rows with a null key or time are none. Holds keys and
     times of all rows, and no features.
     """
-    streamed = any(piece.kind != "batch" for piece in scan.pieces)
-    own = [EVENT, *([CREATED] if scan.has_created else []), *([SEQUENCE] if streamed else [])]
+    own = [EVENT] + [CREATED] * scan.has_created + [SEQUENCE] * scan.is_logged()
     table = scan.table([*(k.name for k in keys), *own])
     columns = [table[k.name] for k in keys]
     typed = [c.cast(arrow_type(k.type)) if k.type else c
@@ -205,7 +203,7 @@ def newest_of_each(
         if us is not None:
             codes = np.where(outside(ts, us), -1, codes)
     created = _times(table[CREATED].combine_chunks())[0] if CREATED in own else _NONE
-    sequence = table[SEQUENCE].combine_chunks().to_numpy() if streamed else _NONE
+    sequence = table[SEQUENCE].combine_chunks().to_numpy() if SEQUENCE in own else _NONE
     best = np.full(known.count, -1, np.int64)
     kernels.newest_of_each(codes, ts, created, sequence, best)
     return np.sort(best[best >= 0])
@@ -276,7 +274,7 @@ def _events(
 ) -> KeyedEvents:
     """The events of one part's keys, by key and time."""
     keys = [k.name for k in scan.view.join_keys]
-    own = [EVENT, SEQUENCE] + ([KNOWN] if past.as_of == "arrival" else [])
+    own = [EVENT] + [SEQUENCE] * scan.is_logged() + [KNOWN] * (past.as_of == "arrival")
     read: list[Part] = []
     reach = reach_us(scan.view)
     high = int(ordered.t.max(initial=kernels.I64_MIN))
@@ -294,10 +292,10 @@ def _events(
             batch, code = batch.take(pa.array(kept)), code[kept]
         times = [_times(batch.column(len(keys) + i))[0] for i in range(len(own))]
         columns = dict(zip(used, batch.columns[len(keys) + len(own) :], strict=True))
-        if parts > 1:
-            code = code // parts
-        read.append(Part(code, times[0], times[1], columns, *times[2:]))
+        known_of = dict(zip(own, times, strict=True))
+        read.append(Part(code // parts if parts > 1 else code, known_of[EVENT], columns,
+                         known_of.get(SEQUENCE), known_of.get(KNOWN)))  # fmt: skip
     count = (ordered.keys.count - part + parts - 1) // parts
     kinds = {a.column: arrow_type(a.column_type) for a in scan.view.aggregations}
     kinds |= {name: column.type for p in read[:1] for name, column in p.columns.items()}
-    return KeyedEvents.sort(read, count, {n: kinds[n] for n in used}, past.as_of == "arrival")
+    return KeyedEvents.sort(read, count, {n: kinds[n] for n in used})

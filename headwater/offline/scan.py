@@ -67,6 +67,10 @@ class Scan:
         times = [last for _, last in filter(None, found)]
         return max(times) if len(times) == len(found) and times else None
 
+    def is_logged(self) -> bool:
+        """Whether rows come from a log, whose order is that of its offsets; else as they come."""
+        return any(p.kind == "log" and p.data.count_rows() for p in self.pieces)
+
     def rows(self) -> int:
         """How many rows the sources hold."""
         return sum(int(piece.data.count_rows()) for piece in self.pieces)
@@ -188,7 +192,7 @@ class Scan:
                 break
         if gathers is None:
             return [pa.nulls(len(rows), self._types.get(name, pa.null())) for name in columns]
-        return [gather.finish(order[first:]) for gather in gathers]
+        return [gather.finish([order[first:]]) for gather in gathers]
 
 
 def open_view(catalog: Catalog, view: ViewPlan, versions: Mapping[str, int] | None = None) -> Scan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from feast.infra.offline_stores.file_source import (
     FileSource,
     SavedDatasetFileStorage,
 )
-from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from feast.saved_dataset import SavedDatasetStorage
@@ -36,10 +36,12 @@ from headwater.catalog_feast import plan_catalog
 from headwater.errors import HeadwaterError
 from headwater.offline.files import append_file, open_target, storage_options, write_file
 from headwater.offline.frames import TIME_COLUMN, label_table, time_column, with_time
+from headwater.offline.monitoring import MonitoredOfflineStore
 from headwater.offline.point_in_time import Past, newest_of_each
 from headwater.offline.scan import Scan, open_view
 from headwater.offline.sources import EVENT, normalised
 from headwater.offline.training_set import build
+from headwater.times import epoch_us
 
 
 class DuckDBOfflineStoreConfig(FeastConfigBaseModel):
@@ -114,7 +116,7 @@ class DuckDBJob(RetrievalJob):
             write_file(table, store, inner)
 
 
-class DuckDBOfflineStore(OfflineStore):
+class DuckDBOfflineStore(MonitoredOfflineStore):
     """Point-in-time joins and windows by their definition, over files, Delta and SQL."""
 
     #: Asked for, a row counts only from its created time on: as of arrival.
@@ -242,9 +244,6 @@ class DuckDBOfflineStore(OfflineStore):
         write_file(table, store, f"{inner}/{uuid.uuid4()}.parquet")
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 def _references(views: list[FeatureView], feature_refs: list[str]) -> list[FeatureRefPlan]:
     """What is asked for, view by view, in the order asked; on-demand views are Feast's to add."""
     by_name = {view.projection.name_to_use(): view for view in views}
@@ -313,8 +312,4 @@ def _pull(
 
 
 def _us(moment: datetime | None) -> int | None:
-    return None if moment is None else (_utc(moment) - _EPOCH) // timedelta(microseconds=1)
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return None if moment is None else epoch_us(moment)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 CASES = {
     "rows": ["headwater", "plugin", "feast", "polars"],
-    "windows": ["headwater", "duckdb", "duckdb_zoneless", "duckdb_numbers"],
+    "windows": ["headwater", "duckdb", "duckdb_zoneless", "duckdb_numbers", "numpy"],
     "materialize": ["headwater", "feast"],
     "profile": ["headwater"],
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +278,27 @@ def test_a_validation_reference_judges_a_retrieval(store: Any, tmp_path: Path) -
     assert job(T0).to_df(validation_reference=reference)["trips"].tolist() == [1]
     with pytest.raises(ValidationFailed):
         job(T0 + HOUR).to_df(validation_reference=reference)
+
+
+def test_feast_s_monitoring_measures_and_keeps_its_metrics(store: Any) -> None:
+    from feast.monitoring.monitoring_service import MonitoringService
+
+    service = MonitoringService(store)
+    job = service.submit_job("p", "auto_compute", "v")
+    assert service.execute_job(job)["computed_features"] == 5  # one for each granularity
+    assert service.get_job(job, "p")["status"] == "completed"  # type: ignore[index]
+    assert service.get_job(job, "another") is None
+    base, *rest = service.get_baseline("p", "v")
+    assert not rest and base["feature_name"] == "trips"
+    assert (base["min_val"], base["row_count"], base["null_count"]) == (1, base["row_count"], 0)
+    assert sum(base["histogram"]["counts"]) == base["row_count"] >= 4
+    assert base["max_event_timestamp"].startswith("2026-01-01")
+    service.auto_compute("p", "v")  # again: rows are replaced, and the baseline stays one
+    assert len(service.get_feature_metrics("p", feature_view_name="v", granularity="daily")) == 1
+    assert len(service.get_baseline("p", "v")) == 1
+    service._get_offline_store().clear_monitoring_baseline(store.config, "p", "v")
+    assert service.get_baseline("p", "v") == []
+    within = service.compute_transient("p", "v", ["trips"], T0.date(), T0.date())["metrics"]
+    assert [m["row_count"] for m in within] == [base["row_count"]]
+    before = service.compute_transient("p", "v", ["trips"], date(2025, 1, 1), date(2025, 1, 2))
+    assert [m["row_count"] for m in before["metrics"]] == [0]

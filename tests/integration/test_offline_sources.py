@@ -128,14 +128,14 @@ def test_a_missing_source_or_column_is_named(tmp_path: Path) -> None:
         joined(BatchSourcePlan("rows", "parquet", str(tmp_path / "rows.parquet"), "when"))
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The URL of a real S3 server (moto) with a bucket `lake`."""
+@contextlib.contextmanager
+def object_store(*command: str) -> Iterator[str]:
+    """The URL of a server that is told its port last."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "moto.server", "-p", str(port)],
+        [sys.executable, "-W", "ignore", "-m", *command, str(port)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -148,6 +148,12 @@ def s3() -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with object_store("moto.server", "-p") as url:
+        yield url
 
 
 @pytest.fixture
@@ -192,3 +198,17 @@ def test_delta_in_a_bucket_by_the_environment_s_endpoint(
         storage_options={"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true"},
     )  # fmt: skip
     assert joined(source("delta", f"{root}/delta")) == WANTED
+
+
+def test_parquet_in_a_google_bucket_by_the_emulator_s_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    emulator = ("gcp_storage_emulator", "start", "--in-memory", "--default-bucket=lake")
+    with object_store(*emulator, "--host=127.0.0.1", "--port") as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        store, path = open_target("gs://lake/folder/first.parquet")
+        pq.write_table(ROWS.slice(0, 2), path, filesystem=store)
+        append_file(ROWS.slice(2, 2), *open_target("gs://lake/folder"))
+        assert joined(source("parquet", "gs://lake/folder")) == WANTED
+        with pytest.raises(HeadwaterError, match="there is no file gs://lake/nothing"):
+            joined(source("parquet", "gs://lake/nothing"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import subprocess
@@ -64,11 +65,20 @@ def run(*arguments: str, repo: Path, ok: bool = True) -> str:
     return done.stdout if ok else done.stderr
 
 
+def as_key(name: str) -> dict[str, str]:
+    """The headers of a client whose key has that name (and, here, that secret)."""
+    return {"authorization": f"Bearer {name}"}
+
+
 @pytest.fixture(scope="module")
 def client(repo: Path, redis_url: str) -> Iterator[httpx.Client]:
-    programs = Programs(repo, {"REDIS_URL": redis_url})
+    keys = ",".join(
+        f"{name}:{scopes}:{hashlib.sha256(name.encode()).hexdigest()}"
+        for name, scopes in {"ann": "read", "bob": "read+write", "root": "admin+read"}.items()
+    )
+    programs = Programs(repo, {"REDIS_URL": redis_url, "HEADWATER_API_KEYS": keys})
     server = programs.serve()
-    with httpx.Client(base_url=programs.url, timeout=30) as client:
+    with httpx.Client(base_url=programs.url, timeout=30, headers=as_key("ann")) as client:
         yield client
     server.terminate()
     server.wait(30)
@@ -104,6 +114,21 @@ def test_a_job_is_started_followed_and_fetched(client: httpx.Client) -> None:
     assert manifest["rows"] == 4
     assert manifest["null_counts"]["count"] == 1
     assert client.delete(place).status_code == 204
+    assert client.get(place).status_code == 404
+
+
+def test_a_job_is_its_key_s_own_and_an_admin_s(client: httpx.Client) -> None:
+    place = client.post(
+        "/api/v1/training-sets", json={"service": "all", "entities": LABELS}
+    ).headers["location"]
+    assert finished(client, place)["state"] == "done"
+    routes = [("GET", place), ("GET", f"{place}/result"), ("GET", f"{place}/manifest"),
+              ("DELETE", place)]  # fmt: skip
+    for method, route in routes:
+        assert client.request(method, route, headers=as_key("bob")).status_code == 404
+        assert client.request(method, route, headers=as_key("nobody")).status_code == 401
+    for method, route in routes:
+        assert client.request(method, route, headers=as_key("root")).is_success
     assert client.get(place).status_code == 404
 
 

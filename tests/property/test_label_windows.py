@@ -35,13 +35,12 @@ def at_labels(
     half = len(key) // 2  # as two batches of a scan
     parts = [
         Part(
-            key[some], ts[some], sequence[some],
-            {n: c.take(pa.array(some)) for n, c in columns.items()},
-            None if late is None else late[some],
+            key[some], ts[some], {n: c.take(pa.array(some)) for n, c in columns.items()},
+            sequence[some], None if late is None else late[some],
         )
         for some in (np.arange(half), np.arange(half, len(key)))
     ]  # fmt: skip
-    events = KeyedEvents.sort(parts, 4, TYPES, late is not None)
+    events = KeyedEvents.sort(parts, 4, TYPES)
     order = sorted(range(len(labels)), key=lambda i: labels[i])
     label_key = np.array([labels[i][0] for i in order], np.int64)
     t = np.array([labels[i][1] for i in order], np.int64)
