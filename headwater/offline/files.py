@@ -50,7 +50,10 @@ def open_source(source: BatchSourcePlan, version: int | None = None) -> ds.Datas
 def _files(store: pafs.FileSystem, path: str, kind: str) -> ds.Dataset:
     import pyarrow.dataset as ds
 
-    if store.get_file_info(path).type == pafs.FileType.File:
+    found = store.get_file_info(path).type
+    if found == pafs.FileType.NotFound:
+        raise FileNotFoundError(path)
+    if found == pafs.FileType.File:
         return ds.dataset(path, filesystem=store, format=kind)
     options = ds.FileSystemFactoryOptions(
         partition_base_dir=path, partitioning=ds.HivePartitioning.discover()
