@@ -31,7 +31,7 @@ _NO_TIMES = np.zeros(0, np.int64)
 _RANGE = 1 << 18
 
 
-class Part(NamedTuple):
+class EventPart(NamedTuple):
     """Some events, in any order: arrays [events]. `code` is each one's key, from 0.
 
     sequence: what orders events of one time; None where it is the order in which they come.
@@ -61,7 +61,7 @@ class KeyedEvents:
 
     @classmethod
     def sort(
-        cls, parts: Sequence[Part], keys: int, kinds: Mapping[str, pa.DataType]
+        cls, parts: Sequence[EventPart], keys: int, kinds: Mapping[str, pa.DataType]
     ) -> KeyedEvents:
         """Group and sort. The parts' codes are overwritten. kinds: the columns and their types."""
         at = np.zeros(keys + 1, np.int64)
@@ -174,7 +174,7 @@ def _cuts(at: Int64) -> list[int]:
     return [0, *(cut for cut in inner if 0 < cut < len(at) - 1), len(at) - 1]
 
 
-def _put(parts: Sequence[Part], values: Sequence[Int64 | None], n: int) -> Int64:
+def _put(parts: Sequence[EventPart], values: Sequence[Int64 | None], n: int) -> Int64:
     """Numbers in their places; none where the parts have none."""
     out = np.empty(n if any(v is not None for v in values) else 0, np.int64)
     for part, some in zip(parts, values, strict=True):
@@ -184,7 +184,7 @@ def _put(parts: Sequence[Part], values: Sequence[Int64 | None], n: int) -> Int64
 
 
 def _gather(
-    parts: Sequence[Part], values: Sequence[pa.Array], n: int, kind: pa.DataType
+    parts: Sequence[EventPart], values: Sequence[pa.Array], n: int, kind: pa.DataType
 ) -> pa.Array:
     gather = Gather(n, kind)
     for part, some in zip(parts, values, strict=True):

@@ -15,7 +15,7 @@ from headwater.arrow import arrow_type
 from headwater.catalog import Catalog, JoinKeyPlan, ViewPlan
 from headwater.errors import HeadwaterError
 from headwater.gather import column_threads
-from headwater.label_windows import KeyedEvents, Part, windows_at
+from headwater.label_windows import EventPart, KeyedEvents, windows_at
 from headwater.offline.keys import LabelKeys
 from headwater.offline.leaks import ageless_warning, join_warnings, newest_warning
 from headwater.offline.scan import KNOWN, Scan, open_view
@@ -275,7 +275,7 @@ def _events(
     """The events of one part's keys, by key and time."""
     keys = [k.name for k in scan.view.join_keys]
     own = [EVENT] + [SEQUENCE] * scan.is_logged() + [KNOWN] * (past.as_of == "arrival")
-    read: list[Part] = []
+    read: list[EventPart] = []
     reach = reach_us(scan.view)
     high = int(ordered.t.max(initial=kernels.I64_MIN))
     low = kernels.I64_MIN if reach is None or not len(ordered.t) else ordered.t.min() - reach
@@ -293,7 +293,7 @@ def _events(
         times = [_times(batch.column(len(keys) + i))[0] for i in range(len(own))]
         columns = dict(zip(used, batch.columns[len(keys) + len(own) :], strict=True))
         known_of = dict(zip(own, times, strict=True))
-        read.append(Part(code // parts if parts > 1 else code, known_of[EVENT], columns,
+        read.append(EventPart(code // parts if parts > 1 else code, known_of[EVENT], columns,
                          known_of.get(SEQUENCE), known_of.get(KNOWN)))  # fmt: skip
     count = (ordered.keys.count - part + parts - 1) // parts
     kinds = {a.column: arrow_type(a.column_type) for a in scan.view.aggregations}

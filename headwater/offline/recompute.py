@@ -17,7 +17,7 @@ import pyarrow as pa
 from headwater import label_kernels as kernels
 from headwater.arrow import arrow_type
 from headwater.catalog import Catalog, ViewPlan
-from headwater.label_windows import KeyedEvents, windows_at
+from headwater.label_windows import EventPart, KeyedEvents, windows_at
 from headwater.offline.feature_log import LoggedRead, Part, provenance_column
 from headwater.offline.keys import LabelKeys
 from headwater.offline.point_in_time import reach_us
@@ -290,10 +290,12 @@ class _Windows:
     def _events(self, change: Mapping[str, pa.Array]) -> KeyedEvents:
         rows = pa.array(self.event)
         columns = {n: c.take(rows) for n, c in {**self.held.columns, **change}.items()}
-        return KeyedEvents.sort(
-            self.group, len(self.labels.at) - 1, self.held.ts[self.event],
-            self.held.sequence[self.event], columns, self.arrived,
+        part = EventPart(
+            self.group.copy(), self.held.ts[self.event], columns,
+            self.held.sequence[self.event], self.arrived,
         )  # fmt: skip
+        kinds = {name: column.type for name, column in columns.items()}
+        return KeyedEvents.sort([part], len(self.labels.at) - 1, kinds)
 
     def _placed(self, values: pa.Array) -> pa.Array:
         back = np.empty(len(self.labels.order), np.int64)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from headwater import label_sketch_kernels, sketches
 from headwater.catalog import AggregationPlan
-from headwater.label_windows import KeyedEvents, Part, windows_at
+from headwater.label_windows import EventPart, KeyedEvents, windows_at
 from tests.oracle import agrees, oracle
 from tests.property.test_windows import ALL, HOUR, T0, Event, streams, times
 
@@ -34,7 +34,7 @@ def at_labels(
     late = None if arrived is None else np.array(arrived, np.int64)
     half = len(key) // 2  # as two batches of a scan
     parts = [
-        Part(
+        EventPart(
             key[some], ts[some], {n: c.take(pa.array(some)) for n, c in columns.items()},
             sequence[some], None if late is None else late[some],
         )
