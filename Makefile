@@ -5,7 +5,7 @@ INSTALL = $(if $(shell command -v uv),uv pip install -q --python $(BIN)/python,$
 PIN = uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url \
 	--no-header pyproject.toml
 
-.PHONY: help demo test lint docs bench soak requirements
+.PHONY: help monitoring demo test lint docs bench soak requirements
 
 help: ## say what each target does
 	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.]+):.*## /  make \1\t/' | expand -t 24
@@ -45,6 +45,10 @@ bench: .venv/dev ## the benchmarks, side by side on this machine (QUICK=1: minut
 soak: .venv/dev ## long fault and load runs
 	$(BIN)/python -m pytest tests/soak -p no:cacheprovider
 
+monitoring: .venv ## write monitoring/ anew, as compose.yaml uses it
+	$(BIN)/headwater monitoring --service dns:service:6566 --worker dns:ingest:9465 \
+	  --alertmanager alertmanager:9093 --remote-write http://victoria-metrics:8428/api/v1/write
+
 requirements: ## resolve and pin the dependencies again: all, then of these what running takes
 	$(PIN) --all-extras -o requirements-dev.txt
-	$(PIN) --extra fast --extra grpc --extra postgres --extra demo -c requirements-dev.txt -o requirements.txt
+	$(PIN) --extra fast --extra grpc --extra monitoring --extra postgres --extra demo -c requirements-dev.txt -o requirements.txt

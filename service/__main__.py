@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import uvicorn
 
 from headwater import catalog_cache
 from headwater.errors import HeadwaterError
+from headwater.logs import start_logging
 from headwater.settings import Settings
 from service import protocol
 from service.access import Access, check_exposure
@@ -33,8 +33,7 @@ def main() -> int:
         environ["HEADWATER_WORKERS"] = str(arguments.workers)
     try:
         settings = Settings.from_env(environ)
-        logging.basicConfig(level="WARNING")
-        logging.getLogger("headwater").setLevel(settings.log_level.upper())
+        start_logging(settings.log_level)
         check_exposure(settings, Access.parse(settings.api_keys))
         repo = arguments.repo.resolve()
         if settings.workers == 1:
@@ -74,7 +73,7 @@ def serve(repo: Path, settings: Settings, place: Place | None = None) -> int:
         lambda headers: refuse(service.access, "POST", "/get-online-features", headers),
     )
     config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, log_level="warning", access_log=False,
+        app, host=settings.host, port=settings.port, log_config=None, access_log=False,
         loop="uvloop", http=http, ssl_certfile=settings.tls_cert or None,
         ssl_keyfile=settings.tls_key or None,
     )  # fmt: skip

@@ -42,7 +42,7 @@ class Observed:
     def promise(self, catalog: Catalog) -> None:
         """Show what a catalogue promises."""
         if catalog.version != self._catalog_version:
-            self._promised = list(_promised(catalog.views.values()))
+            self._promised = [_topics(catalog), *_promised(catalog.views.values())]
             self._catalog_version = catalog.version
 
     def look(self, catalog: Catalog) -> None:
@@ -64,7 +64,7 @@ class Observed:
             await asyncio.sleep(LOOK_SECONDS)
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._promised or _promised(())
+        yield from self._promised or (_topics(None), *_promised(()))
         yield self._last_events()
         yield from self._job_families()
         yield from self._store_families()
@@ -152,6 +152,17 @@ class Observed:
             if self.use.memory_limit_bytes:
                 limit.add_metric(["redis"], self.use.memory_limit_bytes)
         yield from (up, used, limit, evicted)
+
+
+def _topics(catalog: Catalog | None) -> Metric:
+    family = GaugeMetricFamily(
+        PREFIX + "stream_topic_info", "Which topics a Kafka source reads",
+        labels=["stream", "topic"],
+    )  # fmt: skip
+    for stream in catalog.streams.values() if catalog else ():
+        for topic in stream.topics:
+            family.add_metric([stream.name, topic], 1)
+    return family
 
 
 def _promised(views: Iterable[ViewPlan]) -> Iterator[Metric]:

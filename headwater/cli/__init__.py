@@ -15,6 +15,7 @@ from rich.console import Console
 from headwater import catalog_cache
 from headwater.cli.explain import explain
 from headwater.cli.init import init
+from headwater.cli.monitoring import monitoring
 from headwater.cli.plan import apply, plan
 from headwater.cli.training_set import profile, training_set
 from headwater.cli.trial import test
@@ -203,6 +204,7 @@ app.command("training-set")(training_set)
 app.command()(profile)
 app.command()(verify)
 app.command()(explain)
+app.command()(monitoring)
 
 
 @app.command()
