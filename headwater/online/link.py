@@ -57,6 +57,7 @@ class Link(asyncio.Protocol):
         self._waiting: deque[_Read] = deque()
         self._connecting: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._look_at = 0.0
         self._away = ""
         self._closed = False
         self._loop = asyncio.get_running_loop()
@@ -85,7 +86,7 @@ class Link(asyncio.Protocol):
         else:
             self._waiting.append(read)
         if self._watch is None:
-            self._watch = self._loop.call_later(self._timeout / 8, self._look)
+            self._look_in(self._timeout / 8)
 
     async def get(self, *command: bytes) -> Any:
         """The reply to one command. Raises StoreUnavailableError."""
@@ -155,6 +156,10 @@ class Link(asyncio.Protocol):
         """Once an eighth of the time limit: whose time is over, and does Redis still answer?"""
         self._watch = None
         now = self._loop.time()
+        if now > self._look_at + self._timeout / 8:
+            # The loop was busy with something else: what Redis has answered meanwhile comes first.
+            self._look_in(0)
+            return
         for read in (*self._sent, *self._waiting):
             if now >= read.deadline:
                 read.finish(_unavailable("no answer within the time limit"))
@@ -162,7 +167,11 @@ class Link(asyncio.Protocol):
         if self._sent and now - self._sent[0].sent_at > self._timeout * 3 / 8:
             self._drop("no answer within the time limit")
         if self._sent or self._waiting:
-            self._watch = self._loop.call_later(self._timeout / 8, self._look)
+            self._look_in(self._timeout / 8)
+
+    def _look_in(self, seconds: float) -> None:
+        self._look_at = self._loop.time() + seconds
+        self._watch = self._loop.call_later(seconds, self._look)
 
     def _dial(self) -> None:
         if self._connecting is None or self._connecting.done():
@@ -171,11 +180,15 @@ class Link(asyncio.Protocol):
     async def _connect(self) -> None:
         """Until it is connected. What waits fails with the first attempt that does."""
         while True:
+            begun = self._loop.time()
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     transport, reader = await self._handshake()
                 break
             except (OSError, ValueError, hiredis.HiredisError) as error:
+                late = self._loop.time() - begun > CONNECT_SECONDS * 1.2
+                if isinstance(error, TimeoutError) and late:
+                    continue  # the loop was busy with something else; Redis may well have answered
                 reason = str(error) or type(error).__name__
                 if not self._away:
                     logger.warning("Redis is away: %s", reason)

@@ -82,8 +82,8 @@ class Load:
                 try:
                     connection.request("POST", "/get-online-features", body)
                     answer = connection.getresponse()
-                    answer.read()
-                    assert answer.status == 200
+                    told = answer.read()
+                    assert answer.status == 200, told
                 except (http.client.HTTPException, OSError):
                     with self._lock:
                         self.broken += 1
