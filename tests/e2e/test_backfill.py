@@ -107,7 +107,7 @@ def test_a_new_view_is_filled_by_apply_and_a_changed_one_anew(
 ) -> None:
     define(programs, LATEST, WINDOWS.replace("DAYS", "7"))
     plan = programs.headwater("plan")
-    assert "windows (needs a backfill: 3,000 events)" in plan
+    assert "windows (needs a backfill: 3,000 events: filled from the log of clicks)" in plan
     assert json.loads(programs.headwater("plan", "--json"))[-1]["backfill_events"] == 3000
     said = programs.headwater("apply")
     assert "windows: filling from 3,000 events" in said
