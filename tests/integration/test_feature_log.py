@@ -36,9 +36,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Path:
 def running(repo: Path, redis_url: str) -> Iterator[Running]:
     settings = {"HEADWATER_FEATURE_LOG": str(repo / "log"), "HEADWATER_FEATURE_LOG_SECONDS": SECOND}
     with serve(repo, redis_url, **settings) as server:
-        for view, columns in project.frames().items():
-            body = {"feature_view_name": view, "df": columns}
-            assert server.post("/write-to-online-store", body).status == 200
+        server.fill(project.frames())
         yield server
 
 

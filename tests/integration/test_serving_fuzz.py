@@ -23,9 +23,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterato
     )
     project.apply(repo)
     with serve(repo, redis_url) as server:
-        for view, columns in project.frames().items():
-            body = {"feature_view_name": view, "df": columns}
-            assert server.post("/write-to-online-store", body).status == 200
+        server.fill(project.frames())
         yield server
 
 

@@ -76,9 +76,7 @@ def rpc(repo: Path, redis_url: str) -> Iterator[Rpc]:
         serve(repo, redis_url, **settings) as server,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
-        for view, columns in project.frames().items():
-            body = {"feature_view_name": view, "df": columns}
-            assert server.post("/write-to-online-store", body).status == 200
+        server.fill(project.frames())
         yield Rpc(server, channel)
 
 

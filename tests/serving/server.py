@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,12 @@ class Running:
     ) -> Answer:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return call(urllib.request.Request(self.url + path, data, headers or {}), timeout)
+
+    def fill(self, frames: Mapping[str, Mapping[str, list[Any]]]) -> None:
+        """Write the columns of each view."""
+        for view, columns in frames.items():
+            body = {"feature_view_name": view, "df": columns}
+            assert self.post("/write-to-online-store", body).status == 200
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> Answer:
         return call(urllib.request.Request(self.url + path, None, headers or {}), 30)

@@ -24,9 +24,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Path:
 @pytest.fixture(scope="module")
 def running(repo: Path, redis_url: str) -> Iterator[Running]:
     with serve(repo, redis_url) as server:
-        for view, columns in project.frames().items():
-            body = {"feature_view_name": view, "df": columns}
-            assert server.post("/write-to-online-store", body).status == 200
+        server.fill(project.frames())
         yield server
 
 
