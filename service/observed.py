@@ -97,6 +97,10 @@ class Observed:
         success = GaugeMetricFamily(
             name + "last_success_timestamp_seconds", "End of a view's last good load", labels=view
         )
+        failure = GaugeMetricFamily(
+            name + "last_failure_timestamp_seconds", "End of a view's last load that failed",
+            labels=view,
+        )  # fmt: skip
         last = GaugeMetricFamily(
             PREFIX + "last_success_timestamp_seconds", "End of a job's last good run",
             labels=["job"],
@@ -109,10 +113,13 @@ class Observed:
                 runs.add_metric([subject, "ok"], status.ok)
                 runs.add_metric([subject, "failed"], status.failed)
                 rows.add_metric([subject], status.rows)
-                success.add_metric([subject], status.last_success)
+                if status.last_success:
+                    success.add_metric([subject], status.last_success)
+                if status.last_failure:
+                    failure.add_metric([subject], status.last_failure)
         for job, at in newest.items():
             last.add_metric([job], at)
-        yield from (seconds, runs, rows, success, last)
+        yield from (seconds, runs, rows, success, failure, last)
 
     def _verify_families(self) -> Iterator[Metric]:
         feature = ["feature_view", "feature"]

@@ -45,6 +45,7 @@ def alerts(options: Options) -> list[Alert]:
         *_nulls(options),
         *_stores(options),
         *_jobs(options),
+        *_verified(options),
     ]
     return sorted(found, key=lambda alert: alert.severity)
 
@@ -261,11 +262,27 @@ def _stores(o: Options) -> Iterator[Alert]:
     )  # fmt: skip
 
 
-def _jobs(o: Options) -> Iterator[Alert]:
+def _jobs(_: Options) -> Iterator[Alert]:
+    failed, good = (
+        f"max by (feature_view) ({P}materialization_last_{end}_timestamp_seconds)"
+        for end in ("failure", "success")
+    )
     yield Alert(
-        "MaterializationFailed", "ticket",
-        f"max by (feature_view) (increase({P}materialization_runs_total"
-        f'{{result="failed"}}[{o.time(240)}])) > 0', 0,
+        "MaterializationFailed", "ticket", f"{failed} > ({good} or {failed} * 0)", 0,
         "Loading view {{ $labels.feature_view }} fails",
         "It keeps the values of its last good load.", "batch",
+    )  # fmt: skip
+
+
+def _verified(o: Options) -> Iterator[Alert]:
+    window, by = o.time(240), "max by (feature_view, feature)"
+    metric = f"{P}online_offline_mismatch_total"
+    # A run's count may be the first of its series, where `increase` would see nothing.
+    before = f"({by} (last_over_time({metric}[{window}] offset {window})) or {by} ({metric}) * 0)"
+    yield Alert(
+        "OnlineOfflineMismatch", "ticket",
+        f"({by} ({metric}) - {before} > 0) and on () "
+        f"time() - max({P}verified_timestamp_seconds) < {240 * o.interval:g}", 0,
+        "Served values of {{ $labels.feature_view }}:{{ $labels.feature }} differ from the log",
+        "{{ $value }} of those that `headwater verify` compared lately cannot be recomputed.",
     )  # fmt: skip

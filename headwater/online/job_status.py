@@ -25,6 +25,7 @@ class JobStatus(msgspec.Struct):
     rows: int = 0
     seconds: float = 0.0
     last_success: float = 0.0
+    last_failure: float = 0.0
     error: str = ""
 
 
@@ -61,8 +62,8 @@ def _note(writer: OnlineWriter, field: str, run: Run, seconds: float, error: str
         pipe.hincrby(key, f"{field}|rows", run.rows)
         pipe.hset(key, f"{field}|seconds", repr(seconds))
         pipe.hset(key, f"{field}|error", error)
-        if not error:
-            pipe.hset(key, f"{field}|last_success", repr(time.time()))
+        end = "last_failure" if error else "last_success"
+        pipe.hset(key, f"{field}|{end}", repr(time.time()))
         pipe.execute()
 
 

@@ -79,6 +79,7 @@ def test_how_each_load_went_is_kept(redis_client: redis.Redis, tmp_path: Path) -
     found = job_status.read(writer)[job_status.MATERIALIZE, "v"]
     assert (found.ok, found.failed, found.rows, found.error) == (2, 1, 4, "")
     assert found.last_success == pytest.approx(time.time(), abs=60)
+    assert 0 < found.last_failure < found.last_success
 
 
 def test_a_second_load_brings_what_is_newer_and_leaves_the_rest(
