@@ -25,8 +25,8 @@ help: ## say what each target does
 demo: .venv ## the whole of Headwater on a year of flights (ONCE=1: end by itself)
 	@$(BIN)/headwater demo $(if $(ONCE),--once)
 
-test: .venv/dev lint ## lint, types and every test
-	$(BIN)/python -m pytest
+test: .venv/dev lint ## lint, types and every test, a file to a core
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: .venv/dev docs ## ruff, mypy, import-linter, and the documentation's links
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ from kafka.errors import (
     RebalanceInProgressError,
     UnknownMemberIdError,
 )
+from kafka.net.compat import KafkaNetClient
 from kafka.structs import MemberState
 
 from headwater.errors import FencedError, StoreUnavailableError
@@ -224,12 +225,19 @@ class KafkaPythonConsumer:
         )  # fmt: skip
 
 
+def _remembered(opened: list[KafkaNetClient], config: dict[str, Any]) -> KafkaNetClient:
+    """The library forgets its network thread when a consumer cannot be made; this does not."""
+    opened.append(KafkaNetClient(**config))
+    return opened[-1]
+
+
 def _connected(
     servers: str, group: str, options: Mapping[str, str]
 ) -> tuple[KafkaConsumer, dict[str, Any]]:
     """A client, and what must be said of the broker's version."""
     failure: Exception | None = None
     for version in VERSIONS:
+        opened: list[KafkaNetClient] = []
         try:
             client = KafkaConsumer(
                 bootstrap_servers=servers.split(","),
@@ -249,6 +257,7 @@ def _connected(
                 fetch_max_bytes=16 << 20,
                 max_partition_fetch_bytes=4 << 20,
                 metrics_enabled=False,
+                kafka_client=lambda opened=opened, **config: _remembered(opened, config),
                 **version,
                 **for_kafka_python(options),
             )
@@ -258,6 +267,8 @@ def _connected(
             client._net.run(manager.wait_for, manager.bootstrap_async(refresh=False), TIMEOUT_MS)
         except (KafkaError, AssertionError, ValueError) as error:
             failure = error
+            for net in opened:  # else its thread would look for the broker for ever
+                net.close()
         else:
             return client, version
     raise StoreUnavailableError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -477,6 +478,8 @@ def test_many_dead_letters_at_once(group: Group) -> None:
     assert len(_dead(group, topic, 5000)) == 5000
 
 
-def test_a_client_that_is_no_client_is_refused() -> None:
+def test_a_broker_that_does_not_answer_is_named_and_nobody_looks_for_it_afterwards() -> None:
+    before = set(threading.enumerate())
     with pytest.raises(HeadwaterError, match="no Kafka broker answers"):
         open_consumer("kafka-python", "127.0.0.1:1", "g")
+    assert set(threading.enumerate()) <= before
