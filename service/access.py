@@ -22,8 +22,13 @@ ROUTES: dict[str, str | None] = {
     "/write-to-online-store": "write",
     "/materialize": "admin",
     "/materialize-incremental": "admin",
+    "/ui/sign-in": None,
+    "/ui/sign-out": None,
 }
 TRAINING_SETS = "/api/v1/training-sets"
+#: The pages, which lead a person to the sign-in in place of refusing (service.ui.door).
+PAGES = "/ui"
+SIGN_IN = PAGES + "/sign-in"
 _ENTRY = re.compile(r"([\w.-]+):((?:read|write|admin)(?:\+(?:read|write|admin))*):([0-9a-f]{64})")
 
 
@@ -44,7 +49,7 @@ def scope_of(method: str, path: str) -> str | None:
     """The scope that a request needs."""
     if method not in {"GET", "HEAD"} and path.startswith("/api/v1/feature-views"):
         return "admin"
-    if path.startswith(TRAINING_SETS):
+    if path.startswith((TRAINING_SETS, PAGES + "/training-sets")):
         return "read"  # a training set reads features; what it makes is its own
     return ROUTES.get(path, "read" if method in {"GET", "HEAD"} else "write")
 
@@ -54,6 +59,10 @@ class Access:
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self._keys = tuple(keys)
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        return self._keys
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -82,7 +91,7 @@ class Access:
         presented = _presented(headers)
         if presented is None:
             return Refusal(401, "this needs an API key: send Authorization: Bearer KEY")
-        known = self._known(presented)
+        known = self.known(presented)
         if known is None:
             return Refusal(401, "the API key is not known")
         if scope not in known.scopes:
@@ -92,16 +101,20 @@ class Access:
     def key_of(self, headers: Iterable[tuple[bytes, bytes]]) -> Key | None:
         """The key of a request that was let in; None where nobody is asked for one."""
         presented = _presented(headers)
-        return None if presented is None else self._known(presented)
+        return None if presented is None else self.known(presented)
 
-    def _known(self, presented: bytes) -> Key | None:
-        """Takes as long for every wrong key."""
+    def known(self, presented: bytes) -> Key | None:
+        """The key that was presented; takes as long for every wrong one."""
         digest = hashlib.sha256(presented).digest()
         known = None
         for key in self._keys:
             if hmac.compare_digest(key.digest, digest):
                 known = key
         return known
+
+
+def is_page(path: str) -> bool:
+    return path == PAGES or path.startswith(PAGES + "/")
 
 
 def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The FastAPI application: Feast's feature-server routes, readiness, training sets, watching."""
+"""The FastAPI application: Feast's feature-server routes, readiness, training sets, pages."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from headwater import __version__
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
 from headwater.online.columns import warm
 from headwater.settings import Settings
-from service import feature_views, monitoring, openapi, protocol, training_sets
+from service import feature_views, monitoring, openapi, protocol, training_sets, ui
 from service.crew import Place
 from service.gate import Gate
 from service.observed import Observed
 from service.replies import Reply, failed, refused
 from service.running import Service
+from service.ui.history import History
 
 #: At its end the service waits so long for queued pushes.
 DRAIN_SECONDS = 5.0
@@ -32,6 +33,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
     observed = Observed(lambda: service.writer)
     observed.promise(service.planner.catalog)
     service.metrics.registry.register(observed)
+    history = History(service.metrics, observed)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -40,6 +42,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
             asyncio.create_task(service.watch()),
             asyncio.create_task(service.pushes.run()),
             asyncio.create_task(observed.keep_looking(lambda: service.planner.catalog)),
+            asyncio.create_task(history.keep_taking(lambda: service.planner.catalog)),
             # Compiled loops are loaded (the first time ever: compiled) while requests already come.
             asyncio.create_task(asyncio.to_thread(warm)),
         ]
@@ -82,6 +85,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
     training_sets.add(
         app, repo, lambda: service.planner.catalog, settings.max_body_bytes, service.access
     )
+    ui.add(app, service, observed, history)
     return app
 
 

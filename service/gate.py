@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access import ROUTES, Access, scope_of
+from service.access import PAGES, ROUTES, Access, is_page, scope_of
 from service.metrics import Metrics
 from service.replies import Reply, failed
 
@@ -49,7 +49,8 @@ class Gate:
         finally:
             self._under_way -= 1
             self._level.add(-1)
-            route = getattr(scope.get("route"), "path", "unknown")
+            found = getattr(scope.get("route"), "path", "unknown")
+            route = f"{PAGES}{found}" if is_page(path) and found != "unknown" else found
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._metrics.seconds.labels(route, method, f"{status // 100}xx").observe(
                 time.perf_counter() - start
@@ -57,9 +58,9 @@ class Gate:
 
 
 def refuse(access: Access, method: str, path: str, headers: Any) -> Reply | None:
-    """The answer to a request that may not; None where it may."""
+    """The answer to a request that may not; None where it may, and for pages: their door asks."""
     scope = scope_of(method, path)
-    if scope is None or not access:
+    if scope is None or not access or is_page(path):
         return None
     refusal = access.refuse(headers, scope)
     return None if refusal is None else failed(refusal.detail, refusal.status)

@@ -247,6 +247,26 @@ class Metrics:
             return [self.slots.place(_TOGETHER, (view, *features), 1)]
         return [self.slots.place(self._values.name, (view, name), 1) for name in features]
 
+    def served(self) -> dict[tuple[str, str], NDArray[np.int64]]:
+        """(view, feature) -> values returned, and of these null: null, absent, expired."""
+        found: dict[tuple[str, str], NDArray[np.int64]] = {}
+
+        def of(view: str, feature: str) -> NDArray[np.int64]:
+            counts = found.get((view, feature))
+            if counts is None:
+                counts = found[view, feature] = np.zeros(len(STATUS_NAMES), np.int64)
+            return counts
+
+        for name, labels, numbers in self.slots.sums():
+            if name == _TOGETHER:
+                for feature in labels[1:]:
+                    of(labels[0], feature)[0] += numbers[0]
+            elif name == self._values.name:
+                of(*labels)[0] += numbers[0]
+            elif name == self._nulls.name:
+                of(*labels)[1:] += numbers[1:]
+        return found
+
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request for vectors."""
         self.seconds.labels(route, method, _CLASSES[status // 100]).observe(seconds)

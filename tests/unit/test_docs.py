@@ -86,3 +86,11 @@ def test_every_route_is_in_the_reference() -> None:
     assert len(routes) > 8
     for method, path in routes:
         assert f"`{method.upper()} {path}`" in REFERENCE
+
+
+def test_every_page_is_in_the_reference() -> None:
+    source = "".join(path.read_text() for path in sorted((ROOT / "service/ui").glob("*.py")))
+    routes = re.findall(r'@(?:pages\.)?ui\.(get|post|delete)\(\s*"([^"]+)"', source)
+    assert ("get", "/") in routes
+    for method, path in routes:
+        assert f"`{method.upper()} /ui{path}`" in REFERENCE

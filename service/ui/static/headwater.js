@@ -1,0 +1,116 @@
+// Charts from the data in the page, copying, and errors of parts of a page. Nothing changes state.
+"use strict";
+
+const charts = new Set();
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+const UNITS = { s: [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]], B: [[2 ** 30, "GB"], [2 ** 20, "MB"], [1024, "kB"], [1, "B"]] };
+
+function written(value, unit) {
+  if (value == null) return "–";
+  if (unit === "%") return `${+(value * 100).toPrecision(3)} %`;
+  for (const [size, name] of UNITS[unit] || []) {
+    if (Math.abs(value) >= size) return `${+(value / size).toPrecision(3)} ${name}`;
+  }
+  return `${+value.toPrecision(4)}${unit && value ? " " + unit : ""}`;
+}
+
+// A figure's `data-chart`: {x: [seconds], series: [{label, y: [...]}], unit, limit, bars}.
+function draw(figure) {
+  const chart = JSON.parse(figure.dataset.chart);
+  const place = figure.querySelector(".plot");
+  const inks = ["--accent", "--second", "--third", "--bad"].map(colour);
+  const line = { stroke: colour("--line"), width: 1 };
+  const axis = { stroke: colour("--muted"), grid: line, ticks: line, font: "12px system-ui, sans-serif" };
+  const shade = (plot) => {
+    if (chart.limit == null) return;
+    const { left, top, width, height } = plot.bbox;
+    const y = Math.max(top, Math.min(top + height, plot.valToPos(chart.limit, "y", true)));
+    plot.ctx.save();
+    plot.ctx.fillStyle = colour("--bad-soft");
+    const [x, ages] = plot.data;
+    for (let i = 1; i < x.length; i++) {
+      if (!(ages[i] > chart.limit)) continue;
+      const from = plot.valToPos(x[i - 1], "x", true);
+      plot.ctx.fillRect(from, top, plot.valToPos(x[i], "x", true) - from, height);
+    }
+    plot.ctx.strokeStyle = colour("--bad");
+    plot.ctx.setLineDash([4, 4]);
+    plot.ctx.beginPath();
+    plot.ctx.moveTo(left, y);
+    plot.ctx.lineTo(left + width, y);
+    plot.ctx.stroke();
+    plot.ctx.restore();
+  };
+  const most = chart.unit === "%" ? 1 : undefined;
+  const plot = new uPlot({
+    width: Math.max(place.clientWidth, 240),
+    height: Number(figure.dataset.height || 180),
+    padding: [8, 8, 0, 0],
+    legend: { show: chart.series.length > 1 },
+    cursor: { y: false },
+    scales: { x: { time: true }, y: { range: (_, low, high) => [0, most || Math.max(high, chart.limit || 0) * 1.1 || 1] } },
+    axes: [axis, { ...axis, size: 64, values: (_, all) => all.map((value) => written(value, chart.unit)) }],
+    series: [{}, ...chart.series.map(({ label }, i) => ({
+      label, stroke: inks[i % inks.length], width: 1.75, points: { show: chart.x.length < 3 },
+      value: (_, value) => written(value, chart.unit),
+    }))],
+    hooks: { drawClear: [shade] },
+  }, [chart.x, ...chart.series.map(({ y }) => y)], place);
+  charts.add({ figure, plot });
+}
+
+function drawAgain() {
+  for (const chart of [...charts]) {
+    chart.plot.destroy();
+    charts.delete(chart);
+    if (chart.figure.isConnected) draw(chart.figure);
+  }
+}
+
+function notify(text) {
+  const notice = document.getElementById("notice");
+  notice.textContent = text;
+  notice.hidden = false;
+  clearTimeout(notify.timer);
+  notify.timer = setTimeout(() => { notice.hidden = true; }, 5000);
+}
+
+function ready(root) {
+  for (const figure of root.querySelectorAll("figure[data-chart]")) {
+    if (!figure.querySelector(".plot").hasChildNodes()) draw(figure);
+  }
+}
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button[data-copy]");
+  if (!button) return;
+  const text = document.getElementById(button.dataset.copy).textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    notify("Copied.");
+  } catch {
+    // Without TLS a browser has no clipboard: what is selected can be copied by hand.
+    getSelection().selectAllChildren(document.getElementById(button.dataset.copy));
+    notify("Selected: copy it with the keyboard.");
+  }
+});
+document.addEventListener("DOMContentLoaded", () => ready(document));
+document.addEventListener("htmx:load", (event) => ready(event.detail.elt));
+document.addEventListener("htmx:responseError", (event) => {
+  const answer = new DOMParser().parseFromString(event.detail.xhr.responseText, "text/html");
+  const told = answer.querySelector("h1, .lead");
+  notify(told ? [...answer.querySelectorAll("h1, .lead")].map((e) => e.textContent).join(": ") : "That failed.");
+});
+document.addEventListener("htmx:sendError", () => notify("The service does not answer."));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAgain);
+let width = innerWidth;
+addEventListener("resize", () => {
+  if (innerWidth === width) return;
+  width = innerWidth;
+  clearTimeout(drawAgain.timer);
+  drawAgain.timer = setTimeout(drawAgain, 150);
+});

@@ -1,0 +1,78 @@
+"""How the pages write times, lengths of time, sizes and values. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+_LENGTHS = ((86_400, "d"), (3600, "h"), (60, "min"))
+_SIZES = ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB"))
+
+
+def lasting(seconds: float | None) -> str:
+    """A length of time in its largest fitting unit: "12 s", "3.5 h", "2 d"; "" for none."""
+    if seconds is None:
+        return ""
+    for size, unit in _LENGTHS:
+        if abs(seconds) >= size:
+            return f"{seconds / size:.3g} {unit}" if abs(seconds) < 999 * size else (
+                f"{seconds / size:,.0f} {unit}")  # fmt: skip
+    return f"{seconds:.3g} s"
+
+
+def size(count: float | None) -> str:
+    """Bytes in their largest fitting unit: "512 B", "3.5 MB"; "" for none."""
+    if count is None:
+        return ""
+    for unit, name in _SIZES:
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return f"{count:.0f} B"
+
+
+def ratio(value: float | None) -> str:
+    """A share as percent: "0", "0.04 %", "12 %", "100 %"; "" for none."""
+    if value is None:
+        return ""
+    return f"{value * 100:.2g} %" if 0 < value < 0.995 else "0" if not value else "100 %"
+
+
+def count(number: float | None) -> str:
+    """A whole number with its thousands apart; "" for none."""
+    return "" if number is None else f"{number:,.0f}"
+
+
+def moment(us: int | None) -> str:
+    """Microseconds since 1970 as "2026-01-05 12:00:00" (UTC); "" for none."""
+    return "" if not us else datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def value(found: Any) -> str:
+    """A feature's value as a page shows it, cut where it is long."""
+    if found is None:
+        return "null"
+    if isinstance(found, float):
+        return f"{found:,.6g}" if abs(found) < 1e15 else f"{found:g}"
+    if isinstance(found, str):
+        return found if len(found) < 120 else found[:118] + "…"
+    text = orjson.dumps(found, default=str, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    return text if len(text) < 120 else text[:118] + "…"
+
+
+def sentence(text: str) -> str:
+    """An error's text as a sentence."""
+    whole = text[:1].upper() + text[1:]
+    return whole if whole.endswith((".", "!", "?")) else whole + "."
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "lasting": lasting,
+    "size": size,
+    "ratio": ratio,
+    "number": count,
+    "moment": moment,
+    "value": value,
+}

@@ -1,0 +1,120 @@
+"""The frame of the pages: who is signed in, what is refused, found and shipped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+from headwater.catalog import (
+    Catalog,
+    FeatureRefPlan,
+    FieldPlan,
+    JoinKeyPlan,
+    OnDemandPlan,
+    ServicePlan,
+    ViewPlan,
+)
+from headwater.catalog import CodePlan as Code
+from service.access import Access
+from service.ui import texts
+from service.ui.catalogue import Index
+from service.ui.session import LASTS, Sessions, cross_site
+
+ROOT = Path(__file__).parents[2]
+
+
+def access(*names: str) -> Access:
+    entries = (f"{name}:read:{sha256(name.encode()).hexdigest()}" for name in names)
+    return Access.parse(",".join(entries))
+
+
+def test_a_cookie_names_its_key_until_it_is_too_old() -> None:
+    sessions = Sessions(access("alice", "bob"), b"secret")
+    bob = sessions.issue(access("bob").keys[0], now=1000.0)
+    found = sessions.key_of(bob, now=1000.0 + LASTS - 1)
+    assert found is not None
+    assert found.name == "bob"
+    assert sessions.key_of(bob, now=1000.0 + LASTS) is None
+
+
+def test_no_cookie_holds_that_was_not_issued_here_for_a_key_there_is() -> None:
+    sessions = Sessions(access("alice", "bob"), b"secret")
+    bob = sessions.issue(access("bob").keys[0], now=1000.0)
+    name, until, signature = bob.split(".")
+    later = f"{name}.{int(until) + 1}.{signature}"
+    other = Sessions(access("bob"), b"another").issue(access("bob").keys[0], now=1000.0)
+    for forged in (later, other, "", ".", "..", f"{name}.²5.{signature}", f"{name}.{until}.é"):
+        assert sessions.key_of(forged, now=1000.0) is None, forged
+    assert Sessions(access("alice"), b"secret").key_of(bob, now=1000.0) is None
+
+
+def test_what_another_site_sends_is_known_by_what_the_browser_says() -> None:
+    here = (b"host", b"features.example:6566")
+    assert cross_site([here, (b"sec-fetch-site", b"cross-site")])
+    assert cross_site([here, (b"sec-fetch-site", b"same-site")])
+    assert cross_site([here, (b"origin", b"https://elsewhere.example")])
+    assert cross_site([here, (b"origin", b"null")])
+    assert not cross_site([here, (b"sec-fetch-site", b"same-origin")])
+    assert not cross_site([here, (b"origin", b"http://features.example:6566")])
+    assert not cross_site([here])
+
+
+def small_catalog() -> Catalog:
+    orders = ViewPlan(
+        "orders", "row", (JoinKeyPlan("customer", "STRING"),),
+        (FieldPlan("amount", "DOUBLE", "What the last order cost"), FieldPlan("city", "STRING")),
+        owner="shop@example", tags={"freshness_slo": "10m"},
+    )  # fmt: skip
+    amounts = ViewPlan("amounts", "row", (), (FieldPlan("mean", "DOUBLE"),))
+    ratio = OnDemandPlan(
+        "ratio", (FieldPlan("share", "DOUBLE"),), (FeatureRefPlan("orders", ("amount",)),), (),
+        Code("ratio", "python", b""),
+    )  # fmt: skip
+    service = ServicePlan("model", (FeatureRefPlan("ratio", ()),))
+    return Catalog(
+        "shop", "1", "", "", views={"orders": orders, "amounts": amounts},
+        on_demand={"ratio": ratio}, services={"model": service},
+    )  # fmt: skip
+
+
+def test_a_search_looks_everywhere_and_puts_names_first() -> None:
+    index = Index(small_catalog())
+
+    def found(text: str) -> list[str]:
+        return [feature.field.name for feature in index.search(text)]
+
+    assert found("") == ["mean", "amount", "city", "share"]
+    assert found("AMOUNT") == ["amount", "mean"]
+    assert found("last cost") == ["amount"]
+    assert found("shop@ freshness_slo=10m") == ["amount", "city"]
+    assert found("amount nothing") == []
+
+
+def test_who_uses_a_feature_counts_on_demand_views_between() -> None:
+    used = Index(small_catalog()).services
+    assert used == {("ratio", "share"): ("model",), ("orders", "amount"): ("model",)}
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert [texts.lasting(s) for s in (None, 0.25, 59, 90, 7200, 86400 * 30)] == [
+        "", "0.25 s", "59 s", "1.5 min", "2 h", "30 d",
+    ]  # fmt: skip
+    assert [texts.ratio(r) for r in (None, 0.0, 0.0004, 0.123, 0.999, 1.0)] == [
+        "", "0", "0.04 %", "12 %", "100 %", "100 %",
+    ]  # fmt: skip
+    assert [texts.size(n) for n in (512, 1536, 5 << 30)] == ["512 B", "1.5 kB", "5 GB"]
+
+
+def test_the_wheel_has_every_file_of_the_pages(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        shipped = set(wheel.namelist())
+    files = [f for part in ("templates", "static") for f in (ROOT / "service/ui" / part).rglob("*")]
+    wanted = {str(file.relative_to(ROOT)) for file in files if file.is_file()}
+    assert "service/ui/static/vendor/htmx.min.js" in wanted
+    assert wanted <= shipped
