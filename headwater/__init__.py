@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "training_set"]
+__all__ = ["SqlSource", "__version__", "training_set"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,4 +14,8 @@ def __getattr__(name: str) -> Any:
         from headwater.offline.api import training_set
 
         return training_set
+    if name == "SqlSource":
+        from headwater.sql_source import SqlSource
+
+        return SqlSource
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

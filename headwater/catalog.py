@@ -71,7 +71,7 @@ class CodePlan(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class BatchSourcePlan(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Rows at rest: files, a Delta table, or a query. `path` is absolute or a URI.
+    """Rows at rest: files, a Delta table, or a query over `tables`. `path` is absolute or a URI.
 
     `field_mapping` maps column names in the source to names in the view.
     """
@@ -83,6 +83,7 @@ class BatchSourcePlan(msgspec.Struct, frozen=True, omit_defaults=True):
     created_field: str = ""
     field_mapping: dict[str, str] = {}
     query: str = ""
+    tables: tuple[BatchSourcePlan, ...] = ()
     s3_endpoint: str = ""
 
 

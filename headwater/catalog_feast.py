@@ -25,6 +25,7 @@ from headwater import catalog as plans
 from headwater.aggregations import Wanted, plan_aggregation
 from headwater.catalog_messages import plan_messages
 from headwater.errors import DefinitionError
+from headwater.sql_source import SqlSource
 
 DUMMY_ENTITY = "__dummy_id"
 
@@ -80,7 +81,7 @@ class _Draft:
             self.streams[stream] = self._stream(source, view)
         elif isinstance(source, PushSource):
             push = source.name
-            self.pushes[push] = plans.PushSourcePlan(push, self.batch(source.batch_source))
+            self.pushes[push] = plans.PushSourcePlan(push, self._file(source))
         batch = self.batch(getattr(view, "batch_source", None))
         keys = tuple(
             sorted(
@@ -129,7 +130,7 @@ class _Draft:
     def _stream(self, source: KafkaSource, view: Any) -> plans.StreamSourcePlan:
         options = source.kafka_options
         messages = plan_messages(source, view, str(self.store.repo_path or "."))
-        history = self.batch(source.batch_source)
+        history = self._file(source)
         log = f"{self.root}/{source.name}"
         if history is not None and history.format == "delta":
             log, history = history.path, None
@@ -152,6 +153,8 @@ class _Draft:
         )
 
     def batch(self, source: Any) -> plans.BatchSourcePlan | None:
+        if isinstance(source, SqlSource):
+            return self._query(source)
         if source is None or not isinstance(source, FileSource):
             return None
         path = _absolute(self.store, source.path)
@@ -164,6 +167,29 @@ class _Draft:
             created_field=source.created_timestamp_column or "",
             field_mapping=dict(source.field_mapping or {}),
             s3_endpoint=source.s3_endpoint_override or "",
+        )
+
+    def _file(self, source: Any) -> plans.BatchSourcePlan | None:
+        """The batch source behind a stream or push, which is read by offset or written to."""
+        if isinstance(source.batch_source, SqlSource):
+            raise DefinitionError(
+                f"data source {source.name!r}",
+                "its batch source is a query, which has neither offsets nor a place to write to",
+                "Give it a FileSource; a feature view without a stream may read a SqlSource",
+            )
+        return self.batch(source.batch_source)
+
+    def _query(self, source: SqlSource) -> plans.BatchSourcePlan:
+        tables = (self.batch(table) for table in source.tables)
+        return plans.BatchSourcePlan(
+            name=source.name,
+            format="query",
+            path="",
+            timestamp_field=source.timestamp_field or "",
+            created_field=source.created_timestamp_column or "",
+            field_mapping=dict(source.field_mapping or {}),
+            query=source.query,
+            tables=tuple(table for table in tables if table is not None),
         )
 
 
@@ -179,7 +205,7 @@ def plan_batch(config: Any, source: Any) -> plans.BatchSourcePlan:
         raise DefinitionError(
             f"data source {source.name!r}",
             f"{type(source).__name__} cannot be read here",
-            "Use FileSource (Parquet, Delta or CSV)",
+            "Use FileSource (Parquet, Delta or CSV) or headwater.SqlSource over such",
         )
     return plan
 

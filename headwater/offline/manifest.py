@@ -143,11 +143,15 @@ def _places(catalog: Catalog, view: ViewPlan) -> list[tuple[str, str, str]]:
         stream = catalog.streams[view.stream]
         found = [("delta", stream.log_path, "")]
         return [*found, *([_place(stream.history)] if stream.history else [])]
-    return [_place(view.batch)] if view.batch else []
+    if view.batch is None:
+        return []
+    # A query's text is part of the catalogue's version; what it reads may change.
+    files = view.batch.tables if view.batch.format == "query" else [view.batch]
+    return [_place(source) for source in files]
 
 
 def _place(source: BatchSourcePlan) -> tuple[str, str, str]:
-    return source.format, source.path or source.query, source.s3_endpoint
+    return source.format, source.path, source.s3_endpoint
 
 
 def stamp(path: str) -> dict[str, Any]:

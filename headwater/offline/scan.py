@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +34,7 @@ from headwater.offline.sources import (
     connect,
     normalised,
     parsed_times,
+    quoted,
 )  # fmt: skip
 from headwater.transform import failing, transform_events
 from headwater.windows import Int64, source_id
@@ -209,7 +211,7 @@ def open_view(catalog: Catalog, view: ViewPlan, versions: Mapping[str, int] | No
             f"view {view.name!r} has no batch source to read its past from; give it one"
         )
     if view.batch.format == "query":
-        folder, data = run_query(catalog, view.batch)
+        folder, data = run_query(view.batch, held)
         scan = Scan(view, [batch_piece(view.batch, data)])
         weakref.finalize(scan, shutil.rmtree, folder, ignore_errors=True)
         return _checked(scan)
@@ -227,21 +229,43 @@ def _checked(scan: Scan) -> Scan:
     return scan
 
 
-def run_query(catalog: Catalog, source: BatchSourcePlan) -> tuple[str, ds.Dataset]:
-    """A query's result, on disk since a scan reads it more than once, and the folder it is in.
-
-    The query may name the catalogue's file sources, and its views' sources, as tables.
-    """
+def run_query(source: BatchSourcePlan, versions: Mapping[str, int]) -> tuple[str, ds.Dataset]:
+    """A query's result, on disk since a scan reads it more than once, and the folder it is in."""
     folder = tempfile.mkdtemp(prefix="headwater-query-")
     target = Path(folder) / "rows.parquet"
-    with connect() as connection:
-        register_sources(catalog, source.query, connection)
-        try:
-            connection.sql(source.query).write_parquet(str(target))
-        except Exception as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise HeadwaterError(f"source {source.name!r}: its query failed: {error}") from error
+    try:
+        with connect() as connection:
+            _queried(source, connection, versions).write_parquet(str(target))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder, ds.dataset(target)
+
+
+def query_schema(source: BatchSourcePlan) -> pa.Schema:
+    """The columns of a query's result. Raises HeadwaterError where it cannot run."""
+    with connect() as connection:
+        return _queried(source, connection, {}).limit(0).to_arrow_table().schema
+
+
+def _queried(source: BatchSourcePlan, connection: Any, versions: Mapping[str, int]) -> Any:
+    for table in source.tables:
+        connection.register(table.name, open_source(table, versions.get(table.path)))
+    try:
+        found = connection.sql(source.query)
+        return found.project(", ".join(map(_as_feature, found.columns, found.types)))
+    except duckdb.Error as error:
+        raise HeadwaterError(
+            f"source {source.name!r}: its query failed: {error}; "
+            f"its tables are {[table.name for table in source.tables]}"
+        ) from error
+
+
+def _as_feature(name: str, kind: Any) -> str:
+    """A query's column; integers past 64 bits (what DuckDB sums to) and decimals as numbers."""
+    wide, decimal = str(kind) in {"HUGEINT", "UHUGEINT"}, str(kind).startswith("DECIMAL")
+    wanted = "BIGINT" if wide else "DOUBLE" if decimal else ""
+    return f"CAST({quoted(name)} AS {wanted}) AS {quoted(name)}" if wanted else quoted(name)
 
 
 def register_sources(catalog: Catalog, text: str, connection: Any) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from headwater.errors import HeadwaterError
+from headwater.sql_source import SqlSource
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -56,8 +57,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         schema=[Field(name="trips", dtype=Int64), *(Field(name=n, dtype=String) for n in "ab")],
         source=source,
     )
+    query = SqlSource(
+        name="pairs",
+        query="SELECT a, b, sum(trips) OVER (PARTITION BY a, b ORDER BY ts, created) AS total, "
+        "ts AS at, created FROM rows",
+        tables=[source],
+        timestamp_field="at",
+        created_timestamp_column="created",
+    )
+    totals = FeatureView(name="totals", entities=entities, source=query)  # types from the query
     feast = FeatureStore(config=config)
-    feast.apply([*entities, source, view])
+    feast.apply([*entities, source, query, view, totals])
     yield feast
 
 
@@ -105,6 +115,29 @@ def test_without_entities_every_row_in_the_dates_is_a_label(store: Any) -> None:
         features=["v:trips"], start_date=T0 + HOUR, end_date=T0 + HOUR
     ).to_arrow()
     assert found.select(["a", "b", "trips"]).to_pylist() == [{"a": "1", "b": "12", "trips": 3}]
+
+
+def test_a_view_may_be_a_query_over_files(store: Any) -> None:
+    frame = labels(("1", "12", T0), ("1", "12", T0 + 3 * HOUR), ("11", "2", T0), ("9", "9", T0))
+    found = store.get_historical_features(entity_df=frame, features=["totals:total"]).to_arrow()
+    assert found["total"].to_pylist() == [1, 8, 2, None]
+    store.materialize(T0 - HOUR, T0 + 3 * HOUR, feature_views=["totals"])
+    online = store.get_online_features(
+        features=["totals:total"], entity_rows=[{"a": "1", "b": "12"}, {"a": "9", "b": "9"}]
+    ).to_dict()
+    assert online["total"] == [8, None]
+
+
+def test_a_query_that_cannot_run_is_refused_by_apply(store: Any) -> None:
+    from feast import FeatureView
+
+    wrong = SqlSource(name="wrong", query="SELECT * FROM nothing", timestamp_field="ts")
+    with pytest.raises(HeadwaterError, match=r"source 'wrong': its query failed: .*nothing"):
+        store.apply([wrong, FeatureView(name="w", entities=[store.get_entity("a")], source=wrong)])
+    with pytest.raises(ValueError, match="a table is a FileSource with a name"):
+        SqlSource(name="x", query="SELECT 1", tables=["rows"], timestamp_field="ts")  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="has no query"):
+        SqlSource(name="x", query=" ", timestamp_field="ts")
 
 
 def test_a_missing_key_column_is_named(store: Any) -> None:

@@ -94,11 +94,14 @@ def test_csv(tmp_path: Path) -> None:
     assert joined(source("csv", tmp_path / "rows.csv")) == WANTED
 
 
-def test_a_query_over_the_tables_of_other_views(tmp_path: Path) -> None:
+def test_a_query_over_other_sources(tmp_path: Path) -> None:
     pq.write_table(ROWS, tmp_path / "rows.parquet")
-    other = ViewPlan("raw", "row", (), (), batch=source("parquet", tmp_path / "rows.parquet"))
-    query = source("query", "", query="SELECT id, x * 2 AS x, ts FROM raw")
-    assert joined(query, raw=other) == [40, 22, None, 42]
+    raw = BatchSourcePlan("raw", "parquet", str(tmp_path / "rows.parquet"), "ts")
+    query = source("query", "", query="SELECT id, x * 2 AS x, ts FROM raw", tables=(raw,))
+    assert joined(query) == [40, 22, None, 42]
+    wrong = source("query", "", query="SELECT id FROM row", tables=(raw,))
+    with pytest.raises(HeadwaterError, match=r"(?s)its query failed: .*its tables are \['raw'\]"):
+        joined(wrong)
 
 
 def test_renamed_columns(tmp_path: Path) -> None:
