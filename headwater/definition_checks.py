@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from headwater.catalog import Catalog, ViewPlan, column_kind
+from headwater.catalog import Catalog, OnDemandPlan, ViewPlan, column_kind
+from headwater.quality.budgets import BUDGET_TAGS, budget_mistakes
 from headwater.quality.objectives import mistakes
 
 #: Tags that Headwater reads, and on what.
-FIELD_TAGS = {"max_null_ratio", "min", "max", "categories"}
-VIEW_TAGS = {"freshness_slo", "max_served_age", "max_null_ratio", "owner"}
+FIELD_TAGS = {"max_null_ratio", "min", "max", "categories", "default"}
+VIEW_TAGS = {"freshness_slo", "max_served_age", "max_null_ratio", "owner", "default", *BUDGET_TAGS}
 
 
 class Problem(NamedTuple):
@@ -36,6 +37,7 @@ def check(catalog: Catalog) -> list[Problem]:
         found += _view(view)
     for on_demand in catalog.on_demand.values():
         found += _object("on-demand feature view", on_demand, VIEW_TAGS)
+        found += _computed(on_demand)
     for service in catalog.services.values():
         found += _object("feature service", service, {"owner"})
     return found
@@ -70,7 +72,7 @@ def _object(kind: str, plan: Any, known: set[str], wants_owner: bool = True) -> 
 
 def _view(view: ViewPlan) -> Iterator[Problem]:
     kind = "feature view"
-    for field, text in mistakes(view):
+    for field, text in (*mistakes(view), *budget_mistakes(view)):
         yield Problem(kind, view.name, field, text, "Correct the tag, or drop it", True)
     for feature in view.features:
         yield from _near_misses(kind, view.name, feature.name, feature.tags, FIELD_TAGS)
@@ -86,6 +88,16 @@ def _view(view: ViewPlan) -> Iterator[Problem]:
                 kind, view.name, feature.name, "its name cannot be part of VIEW:FEATURE",
                 "Use letters, digits, _ and -", True,
             )  # fmt: skip
+
+
+def _computed(view: OnDemandPlan) -> Iterator[Problem]:
+    """What is computed at request time is as old as its inputs."""
+    for tag in sorted(BUDGET_TAGS.keys() & view.tags.keys()):
+        yield Problem(
+            "on-demand feature view", view.name, "",
+            f"tag {tag} has nothing to hold: its values are computed when they are asked for",
+            "Give it to the views that it is computed from", True,
+        )  # fmt: skip
 
 
 def _near_misses(

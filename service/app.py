@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from headwater import __version__
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
 from headwater.online.columns import warm
+from headwater.quality.budgets import budgets
 from headwater.settings import Settings
 from service import feature_views, monitoring, openapi, protocol, training_sets, ui
 from service.crew import Place
@@ -30,7 +31,7 @@ DRAIN_SECONDS = 5.0
 def create_app(repo: Path, settings: Settings, place: Place | None = None) -> FastAPI:
     """The application for one Feast repository. Raises HeadwaterError without a registry."""
     service = Service(repo, settings, place)
-    observed = Observed(lambda: service.writer)
+    observed = Observed(lambda: service.writer, service.vectors.clocks)
     observed.promise(service.planner.catalog)
     service.metrics.registry.register(observed)
     history = History(service.metrics, observed)
@@ -38,6 +39,9 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
+        if any(budgets(view) for view in service.planner.catalog.views.values()):
+            # Nothing is served before it is known what is past its objective.
+            await asyncio.to_thread(observed.look, service.planner.catalog)
         tasks = [
             asyncio.create_task(service.watch()),
             asyncio.create_task(service.pushes.run()),

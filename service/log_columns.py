@@ -19,27 +19,30 @@ from headwater.offline.feature_log import (
     LogPlan,
     log_plan,
     provenance_column,
+    replaced_column,
     system_columns,
     titled,
 )
 from headwater.online.columns import Block, ViewColumns
 from headwater.online.provenance import Provenance
+from headwater.quality.budgets import budgets
 from service.arrow import array_of, feature_array, key_type
+from service.found import Found
 from service.requests import FeaturePlan
 
 
 class Record(NamedTuple):
     """One request: its time, its entities, what Redis held, and what was made of it.
 
-    `served` is the cells of one entity's rows (see `service.single`), or the columns of each read
-    and the features of each on-demand view.
+    `served` is the cells of one entity's rows (see `service.single`), or the columns of each read,
+    the features of each on-demand view, and what was replaced.
     """
 
     now_us: int
     n: int
     entities: Mapping[str, Sequence[Any]]
     data: Sequence[bytes | None]
-    served: bytes | tuple[Sequence[ViewColumns], Sequence[Mapping[str, list[Any]]]]
+    served: bytes | Found
 
 
 class LogColumns:
@@ -59,6 +62,7 @@ class LogColumns:
             catalog, service, self._reads, [view.name for view in plan.on_demand]
         )
         views = [read.reader.view for read in plan.reads]
+        self._replacing = [any(b.replaces for b in budgets(view)) for view in views]
         self._provenance = [Provenance(view, catalog.streams) for view in views]
         self._types = [{f.name: f.type for f in view.features} for view in views]
         self._cells: np.dtype[Any] | None = None
@@ -137,9 +141,11 @@ class LogColumns:
             if rows is not None:
                 columns |= self._fixed(read, place, rows, provenance)
             else:
-                found = merged([record.served[0][place] for record in records], sizes)  # type: ignore[index]
+                found = merged([_found(record).columns[place] for record in records], sizes)
                 columns |= self._general(read, place, found, n)
             columns[provenance_column(read)] = provenance
+            if self._replacing[place]:
+                columns[replaced_column(read)] = _replaced(records, place)
         columns |= self._on_demand(records, times)
         ids = pa.array([name(i) for i in range(len(records))])
         request = ids.take(pa.array(np.repeat(np.arange(len(records)), sizes)))
@@ -184,7 +190,7 @@ class LogColumns:
         columns: dict[str, pa.Array] = {}
         for i, view in enumerate(self._plan.on_demand):
             for field in view.features:
-                made = [record.served[1][i][field.name] for record in records]  # type: ignore[index]
+                made = [_found(record).computed[i][field.name] for record in records]
                 title = f"{view.name}__{field.name}"
                 columns[title] = array_of(list(chain.from_iterable(made)), field.type)
                 columns[f"{title}__timestamp"] = times.cast(TIMESTAMP)
@@ -193,11 +199,27 @@ class LogColumns:
         return columns
 
 
+def _replaced(records: Sequence[Record], place: int) -> pa.Array:
+    """Of each entity whether a budget replaced its values."""
+    flags = [
+        record.served.replaced[place].rows
+        if not isinstance(record.served, bytes) and place in record.served.replaced
+        else np.zeros(record.n, np.bool_)
+        for record in records
+    ]
+    return pa.array(np.concatenate(flags))
+
+
+def _found(record: Record) -> Found:
+    assert not isinstance(record.served, bytes)  # noqa: S101 (narrows the type for mypy)
+    return record.served
+
+
 def _shape(record: Record) -> Any:
     """Records of one shape can be put together: their features lie in the same places."""
     if isinstance(record.served, bytes):
         return None
-    return tuple(tuple(block.at for block in columns.blocks) for columns in record.served[0])
+    return tuple(tuple(block.at for block in columns.blocks) for columns in record.served.columns)
 
 
 def _chained(records: Sequence[Record], name: str) -> list[Any]:

@@ -19,17 +19,27 @@ from prometheus_client.utils import floatToGoString
 
 from headwater import read_kernels
 from headwater.catalog import Catalog
-from headwater.online.columns import STATUS_NAMES, ViewColumns
+from headwater.online.columns import (
+    NOT_FOUND,
+    NULL_VALUE,
+    OUTSIDE_MAX_AGE,
+    STATUS_NAMES,
+    UInt8,
+    ViewColumns,
+)
+from headwater.quality.budgets import BUDGET_TAGS, budgets
 from service.slots import Slots
 
 PREFIX = "featurestore_"
-REASONS = {"NOT_FOUND": "absent", "NULL_VALUE": "null", "OUTSIDE_MAX_AGE": "expired"}
-
+#: Codes beyond those of statuses: held but not readable; nulled, being past an objective.
+ERROR, STALE = len(STATUS_NAMES), len(STATUS_NAMES) + 1
+#: Why a value is null, by code; PRESENT is none.
+REASONS = {NULL_VALUE: "null", NOT_FOUND: "absent", OUTSIDE_MAX_AGE: "expired", ERROR: "error",
+           STALE: "stale"}  # fmt: skip
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 _ENTITIES = (1, 2, 5, 10, 50, 100, 500, 1000, 10000)
 _CLASSES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
-_REASON_CODES = [(code, REASONS[name]) for code, name in enumerate(STATUS_NAMES) if code]
 #: Entities of requests that asked for the same features of a view: those are the labels.
 _TOGETHER = "together"
 #: Sets of features of a view that have a number of their own.
@@ -150,7 +160,10 @@ class _Spreads:
 class Tally:
     """What requests for some features of one view have returned."""
 
-    def __init__(self, metrics: Metrics, view: str, features: Sequence[str]) -> None:
+    def __init__(
+        self, metrics: Metrics, view: str, features: Sequence[str], rows: bool = True
+    ) -> None:
+        self._rows = rows
         self._entities = metrics.asked(view, features)
         self._whole, self._array = metrics.slots.whole, metrics.slots.array
         self._nulls = np.array([metrics.nulls_at(view, name) for name in features], np.int64)
@@ -162,11 +175,17 @@ class Tally:
             self._whole[at] += 1
         self._ages.observe(max(0.0, (now_us - event_us) / 1e6))
 
-    def count(self, columns: ViewColumns, n: int, now_us: int) -> None:
+    def count(
+        self, columns: ViewColumns, n: int, now_us: int, data: Sequence[bytes | None],
+        status: UInt8 | None,
+    ) -> None:  # fmt: skip
+        """Some entities. data: what was held of them; status: codes [features, n], or None."""
         for at in self._entities:
             self._whole[at] += n
-        if columns.status is not None:
-            read_kernels.count_statuses(columns.status, self._array, self._nulls)
+        if status is not None:
+            if self._rows:
+                status = _with_errors(status, columns, data)
+            read_kernels.count_statuses(status, self._array, self._nulls)
         if n == 1:
             event_us = columns.event_us[0]
             if event_us:
@@ -174,6 +193,16 @@ class Tally:
             return
         times = np.ascontiguousarray(columns.event_us, np.int64)
         self._ages.observe_ages(times, now_us)
+
+
+def _with_errors(status: UInt8, columns: ViewColumns, data: Sequence[bytes | None]) -> UInt8:
+    """Rows that are held and were not read (of another schema, or broken) as ERROR."""
+    times = np.asarray(columns.event_us, np.int64)
+    if np.count_nonzero(times) + data.count(None) == len(times):
+        return status
+    held = np.array([row is not None for row in data])
+    found: UInt8 = np.where(held & (status == NOT_FOUND), np.uint8(ERROR), status)
+    return found
 
 
 class Metrics:
@@ -196,8 +225,18 @@ class Metrics:
         )  # fmt: skip
         self._values = _Counters(s, "online_values", "Values returned", ["feature_view", "feature"])
         self._nulls = _Counters(
-            s, "online_nulls", "Values returned as null, by reason (absent, null, expired)",
+            s, "online_nulls",
+            "Values returned as null, by reason (absent, null, expired, stale, error)",
             ["feature_view", "feature", "reason"],
+        )  # fmt: skip
+        self.past_objective = _Counters(
+            s, "online_past_objective",
+            "Values past an objective that a tag enforces, by what was done (serve, null, default, "
+            "refuse)", ["feature_view", "objective", "action"],
+        )  # fmt: skip
+        self.refused = _Counters(
+            s, "requests_refused", "Requests refused, since a view was past its objective",
+            ["feature_view", "route"],
         )  # fmt: skip
         self.store_errors = _Counters(
             s, "store_errors", "Failed calls to a store", ["store", "op", "kind"]
@@ -220,7 +259,8 @@ class Metrics:
         self._asked: dict[str, set[tuple[str, ...]]] = defaultdict(set)
         self._families = (
             self.seconds, self._entities, self.age, self._values, self._nulls, self.store_errors,
-            self._store_seconds, self.in_flight, self.logged, self.starts,
+            self._store_seconds, self.in_flight, self.logged, self.starts, self.past_objective,
+            self.refused,
         )  # fmt: skip
         r.register(self)
 
@@ -230,10 +270,12 @@ class Metrics:
             for field in view.features:
                 self._values.labels(view.name, field.name)
                 self.nulls_at(view.name, field.name)
+            for budget in budgets(view):
+                self.past_objective.labels(view.name, BUDGET_TAGS[budget.tag], budget.action)
 
     def nulls_at(self, view: str, feature: str) -> int:
         """Where the statuses of a feature are counted, by their codes."""
-        return self.slots.place(self._nulls.name, (view, feature), len(STATUS_NAMES))
+        return self.slots.place(self._nulls.name, (view, feature), STALE + 1)
 
     def asked(self, view: str, features: Sequence[str]) -> list[int]:
         """Where to count the entities of requests for some features of a view.
@@ -291,7 +333,7 @@ class Metrics:
                 for feature in labels[1:]:
                     add(self._values.name, (labels[0], feature), numbers)
             elif name == self._nulls.name:
-                for code, reason in _REASON_CODES:
+                for code, reason in REASONS.items():
                     add(name, (*labels, reason), numbers[code : code + 1])
             else:
                 add(name, labels, numbers)

@@ -19,6 +19,7 @@ from headwater.online.job_status import MATERIALIZE, JobStatus
 from headwater.online.store_use import StoreUse, store_use
 from headwater.online.writer import OnlineWriter
 from headwater.quality.objectives import objectives
+from service.budgets import Clocks
 from service.metrics import PREFIX
 
 #: Time between two looks at Redis.
@@ -28,8 +29,9 @@ LOOK_SECONDS = 1.0
 class Observed:
     """A collector for prometheus_client; `look` brings it up to date."""
 
-    def __init__(self, writer: Callable[[], OnlineWriter]) -> None:
-        self._writer = writer
+    def __init__(self, writer: Callable[[], OnlineWriter], held_to: Clocks | None = None) -> None:
+        """held_to: where the clocks that serving is held to are kept."""
+        self._writer, self._held_to = writer, held_to or Clocks()
         self._catalog_version = ""
         self._promised: list[Metric] = []
         self.clocks: Mapping[tuple[str, str], int] = {}
@@ -51,6 +53,7 @@ class Observed:
         try:
             writer = self._writer()
             self.clocks = writer.clocks()
+            self._held_to.show(self.clocks)
             self.jobs = job_status.read(writer)
             self.use = store_use(writer)
             self.verified, self.verified_at = verified.read(writer.client, writer.project)

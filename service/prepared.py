@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -17,7 +17,9 @@ from headwater.codec import entity_texts
 from headwater.online.columns import ViewColumns, columns_of
 from service import answer
 from service.answer import Run
+from service.budgets import Budgets, Clocks
 from service.feature_log import Recorder
+from service.found import Found, Replaced
 from service.log_columns import LogColumns
 from service.metrics import Metrics, Tally
 from service.on_demand import compute
@@ -28,20 +30,12 @@ from service.single import SingleEntity
 MGET_KEYS = 1000
 
 
-class Found(NamedTuple):
-    """What Redis's values and the on-demand views make: columns of each read and each view."""
-
-    columns: list[ViewColumns]
-    computed: list[dict[str, list[Any]]]
-    now_us: int
-
-
 class Prepared:
     """Answers requests for one set of features."""
 
     def __init__(
         self, plan: FeaturePlan, metrics: Metrics, max_entities: int, log: LogColumns,
-        recorder: Recorder | None = None,
+        clocks: Clocks, recorder: Recorder | None = None,
     ) -> None:  # fmt: skip
         self.plan, self._limit = plan, max_entities
         self._log, self._recorder = log, recorder
@@ -51,15 +45,20 @@ class Prepared:
         self._runs = _runs(plan)
         self._heads = [[_head(r.reader.prefix, size) for size in range(64)] for r in plan.reads]
         self._tallies = [
-            Tally(metrics, read.reader.view.name, read.features) for read in plan.reads
+            Tally(metrics, r.reader.view.name, r.features, r.reader.view.kind == "row")
+            for r in plan.reads
         ]
+        self._budgets = Budgets(plan, metrics, clocks)
         self._key_readers = {
             name: KEY_READERS[kind] for name, kind in plan.key_types.items() if kind in KEY_READERS
         }
         self._metrics = metrics
         self._single = (
-            SingleEntity(plan, self._runs, self._tallies) if SingleEntity.fits(plan) else None
-        )
+            SingleEntity(plan, self._runs, self._tallies, self._budgets.oldest_us)
+            if SingleEntity.fits(plan) else None
+        )  # fmt: skip
+        # A plan whose views enforce nothing pays for one look at this.
+        self._enforced = bool(self._budgets)
         self._one_key = plan.reads[0].columns if len({r.columns for r in plan.reads}) == 1 else ()
         self._templates: dict[int, bytes] = {}
         self._names: dict[tuple[str, ...], bytes] = {}
@@ -121,12 +120,16 @@ class Prepared:
     ) -> bytes:  # fmt: skip
         """The body of the answer, counted in the metrics and logged.
 
-        Raises BadRequestError (on demand).
+        Raises BadRequestError (on demand), PastObjectiveError.
         """
         now_us = time.time_ns() // 1000
         echoed = [v for k, v in entities.items() if k not in self.plan.request_types]
         parts = answer.head(self._names_of(entities), [*map(orjson.dumps, echoed)], n)
-        single = self._single.read(data, now_us) if n == 1 and self._single else None
+        single = None
+        if n == 1 and self._single and not (
+            self._enforced and self._budgets.any_view_past(now_us)
+        ):  # fmt: skip
+            single = self._single.read(data, now_us)
         if single is None:
             self._write(self.look(entities, data, n, now_us), parts)
         else:
@@ -141,14 +144,18 @@ class Prepared:
     ) -> Found:  # fmt: skip
         """The columns of the answer as of now, counted in the metrics and logged.
 
-        Raises BadRequestError (on demand).
+        Raises BadRequestError (on demand), PastObjectiveError.
         """
         now_us = now_us or time.time_ns() // 1000
         columns = self.columns(data, n, now_us)
+        replaced: Mapping[int, Replaced] = {}
+        if self._enforced:
+            columns, replaced = self._budgets.hold(columns, now_us)
         made = [compute(view, self.plan, columns, entities, n) for view in self.plan.on_demand]
-        found = Found(columns, made, now_us)
-        for tally, view in zip(self._tallies, columns, strict=True):
-            tally.count(view, n, now_us)
+        found = Found(columns, made, now_us, replaced)
+        for at, (tally, view) in enumerate(zip(self._tallies, columns, strict=True)):
+            status = replaced[at].status if at in replaced else view.status
+            tally.count(view, n, now_us, data[at * n : (at + 1) * n], status)
         self._metrics.entities.observe(n)
         self._record(now_us, n, entities, data, found)
         return found

@@ -2,13 +2,14 @@
 
 The general way (`service.prepared`) makes columns, which for one entity costs more than the values.
 Here the cells of all views are unpacked and encoded together. What does not fit (a row missing,
-expired, of another layout or with a null; a NaN) is left to the general way, which answers alike.
+expired, past an objective, of another layout or with a null; a NaN) is left to the general way,
+which answers alike.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -26,7 +27,7 @@ class _View(NamedTuple):
 
     starts: dict[bytes, int]
     size: int
-    ttl_us: int
+    oldest_us: int
 
 
 class Single(NamedTuple):
@@ -39,8 +40,12 @@ class Single(NamedTuple):
 class SingleEntity:
     """Answers for one entity."""
 
-    def __init__(self, plan: FeaturePlan, runs: Sequence[Run], tallies: Sequence[Tally]) -> None:
-        self._views = [_view(read) for read in plan.reads]
+    def __init__(
+        self, plan: FeaturePlan, runs: Sequence[Run], tallies: Sequence[Tally],
+        oldest_us: Callable[[int], int],
+    ) -> None:  # fmt: skip
+        """oldest_us: the age above which values of a read are not simply served; 0: of none."""
+        self._views = [_view(read, oldest_us(i)) for i, read in enumerate(plan.reads)]
         types = [[f.type for f in read.reader.view.features] for read in plan.reads]
         self._cells = struct.Struct("<" + "".join(FIXED_TYPES[t] for one in types for t in one))
         starts = [sum(map(len, types[:i])) for i in range(len(types))]
@@ -76,14 +81,14 @@ class SingleEntity:
     def read(self, data: Sequence[bytes | None], now_us: int) -> Single | None:
         """The answer's feature columns; None where the general way must make them."""
         cells, times = [], []
-        for row, (starts, size, ttl_us) in zip(data, self._views, strict=True):
+        for row, (starts, size, oldest_us) in zip(data, self._views, strict=True):
             if row is None:
                 return None
             start = starts.get(row[:4])
             if start is None or len(row) != start + size:
                 return None
             event_us = _TIME.unpack_from(row, 4)[0]
-            if ttl_us and event_us < now_us - ttl_us:
+            if oldest_us and event_us < now_us - oldest_us:
                 return None
             cells.append(row[start:])
             times.append(event_us)
@@ -105,7 +110,7 @@ class SingleEntity:
 _END = b'],"statuses":[' + PRESENT_TEXT + b'],"event_timestamps":[%b]},'
 
 
-def _view(read: ViewRead) -> _View:
+def _view(read: ViewRead, oldest_us: int) -> _View:
     view = read.reader.view
     size = struct.calcsize("<" + "".join(FIXED_TYPES[f.type] for f in view.features))
     starts = {
@@ -114,4 +119,5 @@ def _view(read: ViewRead) -> _View:
             (0, 0), (HAS_CREATED, 8), (HAS_OFFSET, 12), (HAS_CREATED | HAS_OFFSET, 20),
         )
     }  # fmt: skip
-    return _View(starts, size, view.ttl_us)
+    limits = [limit for limit in (view.ttl_us, oldest_us) if limit]
+    return _View(starts, size, min(limits, default=0))

@@ -21,6 +21,7 @@ from headwater.online.cluster_link import ClusterLink
 from headwater.online.link import Done, Gather, Link
 from headwater.settings import Settings
 from service.arrow import MEDIA_TYPE, stream
+from service.budgets import Clocks, PastObjectiveError
 from service.feature_log import FeatureLogs
 from service.log_columns import LogColumns
 from service.metrics import Metrics
@@ -45,7 +46,8 @@ class Asked(NamedTuple):
 class Form(NamedTuple):
     """How requests are read and answers written: `read` a body, `write` Redis's values.
 
-    Both raise BadRequestError. `route` and `method` are what the metrics call it.
+    Both raise BadRequestError, `write` PastObjectiveError too. `route` and `method` are what the
+    metrics call it.
     """
 
     read: Callable[[bytes], Asked]
@@ -101,6 +103,8 @@ class Vectors:
         self._level = metrics.in_flight.labels("/get-online-features")
         self.link: Link | ClusterLink | None = None
         self.in_flight = 0
+        #: What views are held to; whoever looks at Redis sets it.
+        self.clocks = Clocks()
 
     def use(self, catalog: Catalog) -> Planner:
         planner = Planner(catalog)
@@ -131,7 +135,7 @@ class Vectors:
             columns = LogColumns(catalog, service or "", plan)
             recorder = self._logs.recorder(catalog, service or "", columns, plan.reads)
             limit = self._settings.max_entities
-            found = Prepared(plan, self._metrics, limit, columns, recorder)
+            found = Prepared(plan, self._metrics, limit, columns, self.clocks, recorder)
             self._plans[key] = found
         return found
 
@@ -201,6 +205,9 @@ class Vectors:
             return Reply(200, body, media_type=form.media_type)
         except BadRequestError as error:
             return refused(error)
+        except PastObjectiveError as error:
+            self._metrics.refused.labels(error.view, form.route).inc()
+            return failed(str(error), 503, 1)
         except Exception:
             logger.exception("an answer failed")
             return failed("the service failed on this request; its log says why", 500)

@@ -177,7 +177,9 @@ def _requests(o: Options) -> Iterator[Alert]:
         windows = (o.time(20), o.time(240), o.time(4))  # the last: it still goes on
         return " and ".join([*(burn(bad, window, share) for window in windows), volume])
 
-    errors = f'sum(rate({count}{{{route},status="5xx"}}[WINDOW]))'
+    # What the definitions refuse is no error: its view is stale, which is a page of its own.
+    refused = f"(sum(rate({P}requests_refused_total{{{route}}}[WINDOW])) or vector(0))"
+    errors = f'(sum(rate({count}{{{route},status="5xx"}}[WINDOW])) - {refused})'
     yield Alert(
         "OnlineErrorBudgetBurn", "page", both(errors, "errors"), 0,
         "Requests for vectors fail",

@@ -13,7 +13,12 @@ CAUSES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("IngestDown", "FeatureView.+|SourceSilent|Ingest.+|OfflineLogBehind|InstanceDown", ()),
     ("IngestStalled", "FeatureView.+|SourceSilent|IngestLagSeconds|OfflineLogBehind", ()),
     ("SourceSilent", "FeatureView.+|FeatureServedStale", ("stream",)),
-    ("FeatureViewStale", "FeatureServedStale", ("feature_view",)),
+    # With a tag its values are null, or refused.
+    (
+        "FeatureViewStale",
+        "FeatureServedStale|FeatureNullRatioHigh|NullRatioJump",
+        ("feature_view",),
+    ),
     ("OnlineErrorBudgetBurn", "OnlineLatencyBudgetBurn", ()),
 )
 

@@ -4,7 +4,8 @@ Columns are Feast's (join keys, request inputs, `<view>__<feature>` with `__time
 `__status`, `__log_timestamp`, `__log_date`, `__request_id`) and ours: `__catalog` is the version of
 the definitions, `__provenance__<view>` what the values were made of
 (`headwater.online.provenance`), `__whole` a number among the file's `wholes`: how far the views'
-state was whole when it was read, null where nothing is known.
+state was whole when it was read, null where nothing is known; `__replaced__<view>`, where the view
+enforces an objective, says of which vectors its values were replaced.
 
     for part in FeatureLog("data/feature-log/airport_board").read(since_us=...):
         part.plan.catalog, part.table
@@ -261,6 +262,11 @@ def titled(read: LoggedRead) -> Mapping[str, str]:
 
 def provenance_column(read: LoggedRead) -> str:
     return f"__provenance__{read.alias}"
+
+
+def replaced_column(read: LoggedRead) -> str:
+    """Whether a budget put something in place of what was held (`headwater.quality.budgets`)."""
+    return f"__replaced__{read.alias}"
 
 
 def reference(read: LoggedRead, view: ViewPlan) -> FeatureRefPlan:

@@ -26,6 +26,7 @@ from headwater.offline.feature_log import (
     FeatureLog,
     LoggedRead,
     Part,
+    replaced_column,
     titled,
     with_code,
 )
@@ -36,6 +37,7 @@ from headwater.online.columns import NULL_VALUE, PRESENT, STATUS_NAMES
 from headwater.windows import Bool, Int64
 
 NO_CODE = "its code is no longer in the registry"
+REPLACED = "it was past its objective, and replaced as the view's tag says"
 #: Differences of a feature that are kept as examples.
 EXAMPLES = 5
 
@@ -150,6 +152,7 @@ class _Check:
             return
         recompute = Recompute(self.then, self.part, read)
         made = recompute.values()
+        self._leave_out_replaced(read, made)
         functions = {a.name: a.function for a in recompute.view.aggregations}
         causes = Causes(self.now, recompute, made)
         comparable = made.reasons == 0
@@ -173,6 +176,14 @@ class _Check:
             self._columns[read.alias, feature] = pc.if_else(
                 mask, made.values[feature].cast(served.type, safe=False), served
             ) if comparable.any() else served  # fmt: skip
+
+    def _leave_out_replaced(self, read: LoggedRead, made: Values) -> None:
+        """Vectors that got a null or a default, since the view was past its objective."""
+        name = replaced_column(read)
+        if name in self.part.table.column_names:
+            replaced = self.part.table[name].to_numpy()
+            made.why.append(REPLACED)
+            made.reasons[replaced & (made.reasons == 0)] = len(made.why) - 1
 
     def _served(self, title: str) -> tuple[pa.Array, Int64]:
         """A feature's values, and its statuses as `online.columns` numbers them."""

@@ -17,7 +17,8 @@ from headwater import proto_kernels
 from headwater.errors import BadRequestError
 from headwater.online.columns import ViewColumns
 from headwater.value_messages import fill, guess
-from service.prepared import Found, Prepared
+from service.found import Found
+from service.prepared import Prepared
 from service.rpc.messages import message
 
 #: Of each type whose values are numbers: the tag of its field in Value, how it is written.
@@ -37,7 +38,7 @@ def answer(
 ) -> bytes:  # fmt: skip
     """The body of the answer; Feast's message has no place for provenance.
 
-    Raises BadRequestError (on demand).
+    Raises BadRequestError (on demand), PastObjectiveError.
     """
     plan, found = prepared.plan, prepared.look(entities, data, n)
     echoed = [name for name in entities if name not in plan.request_types]

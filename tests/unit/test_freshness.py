@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from headwater.catalog import FieldPlan, JoinKeyPlan, ViewPlan
+from headwater.quality.budgets import budget_mistakes, budgets, default_value
 from headwater.quality.freshness import freshness
 from headwater.quality.objectives import mistakes, objectives, parse_duration
 
@@ -93,6 +94,62 @@ def test_a_tag_that_makes_no_sense_is_refused_by_apply_and_stops_nobody_else(
     assert mistake.field == ("fare" if field else "")
     assert objectives(view)[:2] == (None, None)
     assert freshness(view, clocks(online=5), NOW)["state"] == "no objective"
+
+
+def test_budgets_are_read_with_the_defaults_that_they_put() -> None:
+    view = tagged(
+        {"default": "0.5"}, default="none", freshness_slo="10m", past_freshness="default",
+        max_served_age="1h", past_served_age="refuse",
+    )  # fmt: skip
+    put, refuse = budgets(view)
+    assert put == ("past_freshness", 600_000_000, "default", {"fare": 0.5, "kind": "none"})
+    assert refuse == ("past_served_age", 3_600_000_000, "refuse", {})
+    assert budgets(tagged(freshness_slo="10m")) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "tags", "at", "message"),
+    [
+        ({}, {"freshness_slo": "10m", "past_freshness": "drop"}, "", "it is one of serve, null"),
+        ({}, {"past_served_age": "null"}, "", "nothing to hold it to; give max_served_age"),
+        ({}, {"freshness_slo": "1h", "past_freshness": "default", "default": "0"}, "", ""),
+        ({"default": "0"}, {"freshness_slo": "1h", "past_freshness": "default"}, "kind",
+         "trips:kind has no tag default"),
+        ({"default": "x"}, {"freshness_slo": "1h", "past_freshness": "default", "default": ""},
+         "fare", "is 'x', which is no DOUBLE"),
+    ],
+)  # fmt: skip
+def test_a_budget_that_makes_no_sense_is_refused_and_enforces_nothing(
+    field: dict[str, str], tags: dict[str, str], at: str, message: str
+) -> None:
+    view = tagged(field, **tags)
+    found = budget_mistakes(view)
+    assert [mistake.field for mistake in found] == ([at] if message else [])
+    assert all(message in mistake.text for mistake in found)
+    assert len(budgets(view)) == (not message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("INT64", "-3", -3), ("INT32", "7", 7), ("DOUBLE", "1e3", 1000.0), ("BOOL", "True", True),
+        ("FLOAT", "0.1", 0.10000000149011612), ("STRING", "", ""), ("BYTES", "YQ==", b"a"),
+        ("UNIX_TIMESTAMP", "1970-01-01T00:00:01Z", 1_000_000), ("STRING_LIST", '["a"]', ["a"]),
+        ("INT64_LIST", "[1, 2]", [1, 2]), ("BOOL_LIST", "[true]", [True]),
+    ],
+)  # fmt: skip
+def test_a_default_is_of_its_features_type(kind: str, text: str, value: Any) -> None:
+    assert default_value(FieldPlan("f", kind), text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("INT32", "3000000000"), ("INT64", "1.5"), ("DOUBLE", "nan"), ("BOOL", "yes"), ("BYTES", "%"),
+     ("UNIX_TIMESTAMP", "soon"), ("INT64_LIST", "3"), ("INT64_LIST", '["x"]'), ("MAP", "{}")],
+)  # fmt: skip
+def test_a_default_of_another_type_is_refused(kind: str, text: str) -> None:
+    with pytest.raises(ValueError):
+        default_value(FieldPlan("f", kind), text)
 
 
 @pytest.mark.parametrize(
