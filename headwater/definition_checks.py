@@ -12,8 +12,11 @@ from headwater.quality.budgets import BUDGET_TAGS, budget_mistakes
 from headwater.quality.objectives import mistakes
 
 #: Tags that Headwater reads, and on what.
-FIELD_TAGS = {"max_null_ratio", "min", "max", "categories", "default"}
-VIEW_TAGS = {"freshness_slo", "max_served_age", "max_null_ratio", "owner", "default", *BUDGET_TAGS}
+FIELD_TAGS = {"max_null_ratio", "max_drift", "min", "max", "categories", "default"}
+VIEW_TAGS = {
+    "freshness_slo", "max_served_age", "max_null_ratio", "max_drift", "owner", "default",
+    *BUDGET_TAGS,
+}  # fmt: skip
 
 
 class Problem(NamedTuple):

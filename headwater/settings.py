@@ -179,6 +179,12 @@ class Settings:
         20_000,
         "vectors that wait to be logged; what is beyond is not logged, and counted",
     )
+    drift_seconds: float = _setting(
+        "HEADWATER_DRIFT_SECONDS",
+        300.0,
+        "how often the service has features compared with what they were; 0: never",
+        ("a number of at least 0", lambda n: 0 <= n < math.inf),
+    )
     memory_limit: str = _setting(
         "HEADWATER_MEMORY_LIMIT",
         "",

@@ -16,7 +16,7 @@ from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableEr
 from headwater.online.columns import warm
 from headwater.quality.budgets import budgets
 from headwater.settings import Settings
-from service import feature_views, monitoring, openapi, protocol, training_sets, ui
+from service import drift, feature_views, monitoring, openapi, protocol, training_sets, ui
 from service.crew import Place
 from service.gate import Gate
 from service.observed import Observed
@@ -35,6 +35,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
     observed.promise(service.planner.catalog)
     service.metrics.registry.register(observed)
     history = History(service.metrics, observed)
+    every = settings.drift_seconds if place is None or place.number == 0 else 0.0
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -47,6 +48,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
             asyncio.create_task(service.pushes.run()),
             asyncio.create_task(observed.keep_looking(lambda: service.planner.catalog)),
             asyncio.create_task(history.keep_taking(lambda: service.planner.catalog)),
+            asyncio.create_task(drift.keep_comparing(repo, every, lambda: service.writer)),
             # Compiled loops are loaded (the first time ever: compiled) while requests already come.
             asyncio.create_task(asyncio.to_thread(warm)),
         ]
@@ -85,6 +87,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
     _add_writes(app, service)
     _add_health(app, service)
     monitoring.add(app, service.metrics, lambda: service.planner.catalog, lambda: service.writer)
+    drift.add(app, lambda: service.writer)
     feature_views.add(app, repo, lambda: service.planner.catalog, service.reload, service.raw_body)
     training_sets.add(
         app, repo, lambda: service.planner.catalog, settings.max_body_bytes, service.access

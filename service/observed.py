@@ -7,6 +7,7 @@ nothing: while Redis is away the clocks stay as they were and go on ageing.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -14,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from headwater import __version__
 from headwater.catalog import Catalog, ViewPlan
 from headwater.errors import StoreUnavailableError
-from headwater.online import job_status, verified
+from headwater.online import drift_status, job_status, verified
 from headwater.online.job_status import MATERIALIZE, JobStatus
 from headwater.online.store_use import StoreUse, store_use
 from headwater.online.writer import OnlineWriter
@@ -24,6 +25,8 @@ from service.metrics import PREFIX
 
 #: Time between two looks at Redis.
 LOOK_SECONDS = 1.0
+#: Checks of drift that have series of their own; alarms come first.
+DRIFT_CHECKS = 2_000
 
 
 class Observed:
@@ -39,6 +42,7 @@ class Observed:
         self.use: StoreUse | None = None
         self.verified: Mapping[tuple[str, str, str], int] = {}
         self.verified_at = 0.0
+        self.drift = drift_status.Found()
         self.store_up = False
 
     def promise(self, catalog: Catalog) -> None:
@@ -57,6 +61,7 @@ class Observed:
             self.jobs = job_status.read(writer)
             self.use = store_use(writer)
             self.verified, self.verified_at = verified.read(writer.client, writer.project)
+            self.drift = drift_status.read(writer.client, writer.project, self.drift)
             self.store_up = True
         except StoreUnavailableError:
             self.store_up = False
@@ -72,6 +77,7 @@ class Observed:
         yield from self._job_families()
         yield from self._store_families()
         yield from self._verify_families()
+        yield from self._drift_families()
         build = GaugeMetricFamily(
             PREFIX + "build_info", "The version that runs", labels=["component", "version"]
         )
@@ -142,6 +148,32 @@ class Observed:
         if self.verified_at:
             last.add_metric([], self.verified_at)
         yield from (compared, different, last)
+
+    def _drift_families(self) -> Iterator[Metric]:
+        name, labels = PREFIX + "feature_drift_", ["feature_view", "feature", "test", "data"]
+        score = GaugeMetricFamily(
+            name + "score", "How far a feature (none: a view's rows) is from its baseline",
+            labels=labels,
+        )  # fmt: skip
+        threshold = GaugeMetricFamily(
+            name + "threshold", "What that score may be: the objective's, or what chance gives",
+            labels=labels,
+        )  # fmt: skip
+        checks = sorted(self.drift.checks, key=lambda c: c.limit is None or c.score <= c.limit)
+        for check in checks[:DRIFT_CHECKS]:
+            at = [check.feature_view, check.feature, check.check, check.of]
+            score.add_metric(at, check.score)
+            threshold.add_metric(at, math.inf if check.limit is None else check.limit)
+        made = GaugeMetricFamily(
+            name + "checks", "Checks of the last comparison; the first 2,000 have series"
+        )
+        last = GaugeMetricFamily(
+            name + "timestamp_seconds", "When features were last compared with their baselines"
+        )
+        if self.drift.at:
+            made.add_metric([], len(checks))
+            last.add_metric([], self.drift.at)
+        yield from (score, threshold, made, last)
 
     def _store_families(self) -> Iterator[Metric]:
         name, store = PREFIX + "store_", ["store"]

@@ -134,6 +134,10 @@ class Series:
     def _jobs(self) -> None:
         self.level("materialization_last_success_timestamp_seconds", 1, feature_view="home")
         self.level("verified_timestamp_seconds", 1)
+        for feature, test in (("fare", "ks"), ("", "partial_data")):
+            of = {"feature_view": "last_ride", "feature": feature, "test": test, "data": "offline"}
+            self.level("feature_drift_score", 0.02, **of)
+            self.level("feature_drift_threshold", 0.3, **of)
         self.level("online_offline_mismatch_total", 0, feature_view="last_ride", feature="fare")
 
     def down(self, which: slice, *instances: str) -> None:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from headwater import catalog_cache
+from headwater.cli.drift import drift
 from headwater.cli.explain import explain
 from headwater.cli.init import init
 from headwater.cli.monitoring import monitoring
@@ -203,6 +204,7 @@ def _program(module: str, repo: Path, *more: str) -> list[str]:
 app.command("training-set")(training_set)
 app.command()(profile)
 app.command()(verify)
+app.command()(drift)
 app.command()(explain)
 app.command()(monitoring)
 

@@ -45,6 +45,7 @@ def alerts(options: Options) -> list[Alert]:
         *_nulls(options),
         *_stores(options),
         *_jobs(options),
+        *_drift(),
         *_verified(options),
     ]
     return sorted(found, key=lambda alert: alert.severity)
@@ -287,4 +288,27 @@ def _verified(o: Options) -> Iterator[Alert]:
         f"time() - max({P}verified_timestamp_seconds) < {240 * o.interval:g}", 0,
         "Served values of {{ $labels.feature_view }}:{{ $labels.feature }} differ from the log",
         "{{ $value }} of those that `headwater verify` compared lately cannot be recomputed.",
+    )  # fmt: skip
+
+
+def _drift() -> Iterator[Alert]:
+    """The job that compares has weighed chance and objectives: a score over its limit is one."""
+
+    def over(matcher: str) -> str:
+        labels = "feature_view, feature, test, data"
+        score = f"max by ({labels}) ({P}feature_drift_score{{{matcher}}})"
+        limit = f"max by ({labels}) ({P}feature_drift_threshold{{{matcher}}})"
+        return f"{score} > on ({labels}) {limit}"
+
+    of_features, of_rows = over('feature!=""'), over('feature=""')
+    yield Alert(
+        "FeatureDrift", "ticket", f"count by (feature_view, feature, data) ({of_features})", 0,
+        "Feature {{ $labels.feature_view }}:{{ $labels.feature }} has drifted "
+        "({{ $labels.data }})",
+        "{{ $value }} checks say that it is not what it was; `headwater drift` says which.",
+    )  # fmt: skip
+    yield Alert(
+        "SourcePartial", "ticket", f"max by (feature_view) ({of_rows})", 0,
+        "View {{ $labels.feature_view }} gets fewer rows than at the same hours of the past",
+        "{{ $value | humanizePercentage }} of an hour's rows are missing.",
     )  # fmt: skip

@@ -168,8 +168,8 @@ class FeatureLog:
         """
         waiting: list[Part] = []
         held = 0
-        for store, path in self._files(until_us):
-            part = _read(store, path, since_us, until_us)
+        for store, info in self._files(until_us):
+            part = _read(store, info.path, since_us, until_us)
             if part is None or not part.table.num_rows:
                 continue
             if waiting and (part.plan != waiting[0].plan or held >= rows):
@@ -179,6 +179,15 @@ class FeatureLog:
             held += part.table.num_rows
         if waiting:
             yield _together(waiting)
+
+    def read_written(self, since_us: int, until_us: int) -> Iterator[tuple[Part, int]]:
+        """The files that were written after `since_us` and up to `until_us`, and when."""
+        for store, info in self._files(None):
+            written = info.mtime_ns // 1000
+            if since_us < written <= until_us:
+                part = _read(store, info.path, None, None)
+                if part is not None:
+                    yield part, written
 
     def exists(self) -> bool:
         """Whether there is anything at the path."""
@@ -196,7 +205,7 @@ class FeatureLog:
         found = store.get_file_info(pafs.FileSelector(path, allow_not_found=True))
         return sorted(i.base_name for i in found if i.type == pafs.FileType.Directory)
 
-    def _files(self, until_us: int | None) -> Iterator[tuple[pafs.FileSystem, str]]:
+    def _files(self, until_us: int | None) -> Iterator[tuple[pafs.FileSystem, pafs.FileInfo]]:
         """Files that may hold vectors up to a time, in the order of their first vector."""
         try:
             store, path = filesystem(self.path, self._endpoint)
@@ -212,7 +221,19 @@ class FeatureLog:
                 continue
             first = datetime.strptime(name[1], _TIME).replace(tzinfo=UTC).timestamp() * 1e6
             if until_us is None or first <= until_us + 1:
-                yield store, info.path
+                yield store, info
+
+
+def named_logs(catalog: Catalog, root: str) -> dict[str, FeatureLog]:
+    """Feature service -> its log: services' own, and the folders in `root` (a setting)."""
+    found = {
+        s.name: FeatureLog(s.logging.path, s.logging.s3_endpoint)
+        for s in catalog.services.values()
+        if s.logging is not None
+    }
+    for name in FeatureLog(root).folders() if root else ():
+        found.setdefault(name, FeatureLog(f"{root.rstrip('/')}/{name}"))
+    return {name: log for name, log in found.items() if log.exists()}
 
 
 def _read(store: pafs.FileSystem, path: str, since: int | None, until: int | None) -> Part | None:

@@ -218,7 +218,7 @@ class Job:
         names: list[str] = []
         for at, table in self._chunks(labels, columns):
             for name in table.column_names:
-                profile = profiles.setdefault(name, ColumnProfile())
+                profile = profiles.setdefault(name, ColumnProfile(sketched=True))
                 for chunk in table[name].chunks:
                     profile.add(chunk)
             if writer is None or (self.spec.rows_per_file and at % self.spec.rows_per_file == 0):

@@ -16,7 +16,9 @@ import pyarrow.fs as pafs
 from headwater import __version__
 from headwater.catalog import BatchSourcePlan, Catalog, ViewPlan
 from headwater.errors import HeadwaterError
+from headwater.offline.checks import titles
 from headwater.offline.files import delta_version, open_delta
+from headwater.quality.feature_sketches import FeatureSketch
 from headwater.quality.profiles import ColumnProfile
 
 if TYPE_CHECKING:
@@ -58,6 +60,19 @@ class Manifest:
             if source.get("delta_version") is not None
         }  # fmt: skip
 
+    def sketches(self) -> dict[str, dict[str, FeatureSketch]]:
+        """View -> feature -> what the set held of it. Raises HeadwaterError where it has none."""
+        held = self.data.get("sketches")
+        if not held:
+            raise HeadwaterError(
+                f"the manifest of training set {self.data.get('id')} has no sketches to compare "
+                "with: it was made by an older Headwater; make the set again"
+            )
+        return {
+            view: {name: FeatureSketch.from_json(one) for name, one in features.items()}
+            for view, features in held.items()
+        }
+
     def gone(self, catalog: Catalog) -> list[str]:
         """What is no longer as it was, in words; empty where the same bytes can be made."""
         missing = []
@@ -81,6 +96,7 @@ def make_manifest(
     catalog: Catalog, spec: Spec, status: Status, read: Mapping[str, Any], views: Sequence[str],
     files: Sequence[Path], profiles: Mapping[str, ColumnProfile], seconds: float,
 ) -> Manifest:  # fmt: skip
+    """profiles: of each column, with its sketch."""
     results = {name: profile.result() for name, profile in profiles.items()}
     entities = Path(spec.entities)
     return Manifest({
@@ -98,10 +114,25 @@ def make_manifest(
         "rows": next(iter(results.values()))["count"] if results else 0,
         "null_counts": {name: result["nulls"] for name, result in results.items()},
         "profile": results,
+        "sketches": _sketches(catalog, spec, profiles),
         "warnings": list(status.warnings),
         "files": [file.name for file in files],
         "sha256": {file.name: file_hash(file) for file in files},
     })  # fmt: skip
+
+
+def _sketches(
+    catalog: Catalog, spec: Spec, profiles: Mapping[str, ColumnProfile]
+) -> dict[str, dict[str, Any]]:
+    """View -> feature -> its sketch as JSON; labels and keys are no features."""
+    request = spec.request(catalog)
+    found: dict[str, dict[str, Any]] = {}
+    for reference in request.features:
+        for title, _, name in titles(catalog, [reference], request.full_feature_names):
+            sketch = profiles[title].sketch if title in profiles else None
+            if sketch is not None:
+                found.setdefault(reference.view, {})[name] = sketch.as_json()
+    return found
 
 
 def feature_version(view: ViewPlan) -> str:

@@ -220,7 +220,7 @@ def _written(
     temporary = out.with_name(f".{out.name}.new")
     pq.write_table(table, temporary, compression="zstd", compression_level=1)
     temporary.replace(out)
-    profiles = {name: ColumnProfile() for name in table.column_names}
+    profiles = {name: ColumnProfile(sketched=True) for name in table.column_names}
     for name, profile in profiles.items():
         for chunk in table[name].chunks:
             profile.add(chunk)

@@ -8,7 +8,7 @@ is another question, `headwater.offline.skew`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +26,7 @@ from headwater.offline.feature_log import (
     FeatureLog,
     LoggedRead,
     Part,
+    named_logs,
     replaced_column,
     titled,
     with_code,
@@ -254,27 +255,14 @@ def utc(us: int) -> str:
 
 def logs_of(catalog: Catalog, root: str, service: str = "") -> list[FeatureLog]:
     """The feature logs of a project: its services' own, and the folders of a service's setting."""
-    found = {
-        s.name: FeatureLog(s.logging.path, s.logging.s3_endpoint)
-        for s in catalog.services.values()
-        if s.logging is not None
-    }
-    for name in _folders(root):
-        found.setdefault(name, FeatureLog(f"{root.rstrip('/')}/{name}"))
-    if service:
-        found = {name: log for name, log in found.items() if name == service}
-    logs = [log for log in found.values() if log.exists()]
+    found = named_logs(catalog, root)
+    logs = [log for name, log in found.items() if not service or name == service]
     if not logs:
         raise HeadwaterError(
             f"there is no feature log{f' of {service!r}' if service else ''}; give the service "
             "logging_config in the definitions, or HEADWATER_FEATURE_LOG to `headwater serve`"
         )
     return logs
-
-
-def _folders(root: str) -> Iterator[str]:
-    if root:
-        yield from FeatureLog(root).folders()
 
 
 def counters(report: Report) -> Mapping[str, int]:

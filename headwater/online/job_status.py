@@ -15,6 +15,8 @@ from headwater.online.writer import OnlineWriter
 
 #: The job that loads batch sources.
 MATERIALIZE = "materialize"
+#: The job that compares features with their baselines.
+DRIFT = "drift"
 
 
 class JobStatus(msgspec.Struct):

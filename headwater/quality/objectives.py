@@ -1,7 +1,8 @@
 """What a project's Feast tags promise of its views and features. Pure.
 
-On a view: `freshness_slo`, `max_served_age` (durations such as "10m"), `max_null_ratio`. On a
-field: `max_null_ratio` (wins over the view's), `min`, `max`, `categories` (commas between).
+On a view: `freshness_slo`, `max_served_age` (durations such as "10m"), `max_null_ratio`,
+`max_drift`. On a field: `max_null_ratio` and `max_drift` (each wins over the view's), `min`,
+`max`, `categories` (commas between).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 class Objectives(NamedTuple):
     """One view's. Durations in seconds, ratios 0 to 1; None is no objective.
 
-    null_ratios, ranges, categories: by feature, those that have one; an open end of a range is
-    infinite.
+    null_ratios, ranges, categories, max_drift: by feature, those that have one; an open end of a
+    range is infinite. `max_drift` is in standard deviations (`headwater.quality.drift`).
     """
 
     freshness: float | None
@@ -30,6 +31,7 @@ class Objectives(NamedTuple):
     null_ratios: Mapping[str, float]
     ranges: Mapping[str, tuple[float, float]]
     categories: Mapping[str, frozenset[str]]
+    max_drift: Mapping[str, float]
 
 
 class Mistake(NamedTuple):
@@ -83,13 +85,25 @@ def _read(view: ViewPlan) -> tuple[Objectives, list[Mistake]]:
             wrong.append(Mistake("", told + "10m, 2h, 1d or 1w"))
         return seconds or None
 
-    whole = ratio(view.tags, "")
-    null_ratios, ranges, categories = {}, {}, {}
+    def drift(tags: Mapping[str, str], field: str) -> float | None:
+        value = number(tags, "max_drift", field)
+        if value is not None and not 0 < value < float("inf"):
+            told = f"tag max_drift of {where(field)} is {value:g}; it is greater than 0"
+            wrong.append(Mistake(field, f"{told} (0.2 by default, in standard deviations)"))
+            return None
+        return value
+
+    whole, moves = ratio(view.tags, ""), drift(view.tags, "")
+    null_ratios, ranges, categories, drifts = {}, {}, {}, {}
     for field in view.features:
         own = ratio(field.tags, field.name)
         limit = own if own is not None else whole
         if limit is not None:
             null_ratios[field.name] = limit
+        own = drift(field.tags, field.name)
+        move = own if own is not None else moves
+        if move is not None:
+            drifts[field.name] = move
         low, high = number(field.tags, "min", field.name), number(field.tags, "max", field.name)
         if low is not None and high is not None and low > high:
             told = f"tags min and max of {where(field.name)} are {low:g} and {high:g}: "
@@ -103,8 +117,9 @@ def _read(view: ViewPlan) -> tuple[Objectives, list[Mistake]]:
         if known:
             categories[field.name] = known
     found = Objectives(
-        duration("freshness_slo"), duration("max_served_age"), null_ratios, ranges, categories
-    )
+        duration("freshness_slo"), duration("max_served_age"), null_ratios, ranges, categories,
+        drifts,
+    )  # fmt: skip
     return found, wrong
 
 

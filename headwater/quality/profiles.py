@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from headwater.quality import profile_kernels as kernels
+from headwater.quality.feature_sketches import FeatureSketch, sketch_column
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 #: The most frequent values that a profile of text names.
@@ -22,9 +23,14 @@ _COUNTED = 10_000
 
 
 class ColumnProfile:
-    """What one column held so far. `add` batches, then ask for the `result`."""
+    """What one column held so far. `add` batches, then ask for the `result`.
 
-    def __init__(self) -> None:
+    sketched: keep a `sketch` as well, which later spans of time can be compared with.
+    """
+
+    def __init__(self, sketched: bool = False) -> None:
+        self._sketched = sketched
+        self.sketch: FeatureSketch | None = None
         self._rows = self._nulls = 0
         self._registers = np.zeros(kernels.REGISTERS, np.uint8)
         self._buckets = np.zeros(kernels.BUCKETS, np.int64)
@@ -34,6 +40,8 @@ class ColumnProfile:
 
     def add(self, column: pa.Array) -> None:
         """A batch of the column's values; not-a-number counts as null."""
+        if self._sketched:
+            self._add_sketch(sketch_column(column))
         self._rows += len(column)
         self._nulls += column.null_count
         kind = column.type
@@ -49,6 +57,12 @@ class ColumnProfile:
         self._numeric = False
         if not pa.types.is_nested(kind):
             self._add_texts(column)
+
+    def _add_sketch(self, sketch: FeatureSketch) -> None:
+        if self.sketch is None:
+            self.sketch = sketch
+        else:
+            self.sketch.merge(sketch)
 
     def _add_texts(self, column: pa.Array) -> None:
         import pandas as pd

@@ -168,6 +168,15 @@ def mismatch(series: Series, which: slice) -> None:
     series.of("verified_timestamp_seconds")[which.start :] = series.at[which.start]
 
 
+def drifted(feature: str, test: str) -> Callable[[Series, slice], None]:
+    of = {"feature_view": "last_ride", "feature": feature, "test": test, "data": "offline"}
+
+    def make(series: Series, which: slice) -> None:
+        series.of("feature_drift_score", **of)[which] = 0.5
+
+    return make
+
+
 FAULTS = {
     "FeatureServiceDown": Fault(services_down, 1, 7, tickets=("InstanceDown",)),
     "IngestDown": Fault(workers_down, 1, 7, also=("FeatureViewStale",), tickets=("InstanceDown",)),
@@ -195,6 +204,8 @@ FAULTS = {
     "FeatureLogDropping": Fault(dropped, 0, 0, lasts=20),
     "MaterializationFailed": Fault(load_failed, 0, 0),
     "OnlineOfflineMismatch": Fault(mismatch, 0, 180),
+    "FeatureDrift": Fault(drifted("fare", "ks"), 0, 0),
+    "SourcePartial": Fault(drifted("", "partial_data"), 0, 0),
 }
 
 

@@ -1,0 +1,127 @@
+"""`headwater drift`: which features are no longer what they were, and by which check."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from headwater import catalog_cache
+from headwater.cli.verify import micros
+from headwater.errors import HeadwaterError
+from headwater.quality.drift import CHECKS
+from headwater.settings import Settings
+
+Repo = Annotated[Path, typer.Option(help="Feast project: the folder with feature_store.yaml")]
+
+
+def drift(
+    view: Annotated[str, typer.Option(help="only this feature view")] = "",
+    service: Annotated[str, typer.Option(help="only this feature service's features")] = "",
+    of: Annotated[
+        str, typer.Option(help="what is compared: offline (the log), served, or both")
+    ] = "both",
+    since: Annotated[
+        str, typer.Option("--from", help="the span (ISO 8601, UTC); its last day by default")
+    ] = "",
+    until: Annotated[str, typer.Option("--to", help="its end; now by default")] = "",
+    baseline: Annotated[
+        str, typer.Option(help="manifest of the training set to compare with")
+    ] = "",
+    baseline_from: Annotated[
+        str, typer.Option(help="the span to compare with; the week before by default")
+    ] = "",
+    baseline_to: Annotated[str, typer.Option(help="its end; the span's begin by default")] = "",
+    record: Annotated[
+        bool, typer.Option("--record", help="keep the result for the service's metrics")
+    ] = False,
+    repo: Repo = Path("feature_repo"),
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
+) -> None:
+    """Compare what features hold now with what they held; exit code 1 where one has drifted."""
+    from headwater.offline.drift import Asked, Of
+    from headwater.offline.drift import report as run
+    from headwater.offline.feature_log import named_logs
+    from headwater.offline.sketch_table import SketchTable
+    from headwater.offline.sketching import update
+
+    if of not in {"both", *get_args(Of)}:
+        raise HeadwaterError(f"--of is offline, served or both, not {of!r}")
+    settings = Settings.from_env(os.environ)
+    catalog = catalog_cache.load(repo.resolve())
+    times = [micros(text) or 0 for text in (since, until, baseline_from, baseline_to)]
+    span = Asked("offline", view, service, times[0], times[1], times[2], times[3], baseline)
+    asked = [msgspec.structs.replace(span, of=one) for one in get_args(Of) if of in {"both", one}]
+    table = SketchTable(catalog)
+    with _noted(catalog, settings, record) as note:
+        rows = update(catalog, table, named_logs(catalog, settings.feature_log))
+        reports = {one.of: run(catalog, table, one) for one in asked}
+        note(reports, sum(rows.values()))
+    if as_json:
+        typer.echo(json.dumps({"sketched": rows, **reports}))
+    else:
+        for one in reports.values():
+            _show(one)
+    if any(one["alarms"] for one in reports.values()) and not record:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _noted(catalog: Any, settings: Settings, record: bool) -> Iterator[Callable[..., None]]:
+    """How to take note of reports: for the service, with how the job went, or not at all."""
+    if not record:
+        yield lambda reports, rows: None
+        return
+    from headwater.online import drift_status, job_status
+    from headwater.online.connect import connect
+    from headwater.online.writer import OnlineWriter
+
+    os.nice(10)  # it runs beside those that serve
+    client = connect(settings.redis_url or catalog.redis_url)
+    writer = OnlineWriter(client, catalog.project)
+    with job_status.running(writer, job_status.DRIFT, catalog.project) as job:
+
+        def note(reports: Mapping[str, Any], rows: int) -> None:
+            job.rows = rows
+            drift_status.put(client, catalog.project, time.time(), reports)
+
+        yield note
+
+
+def _show(report: Mapping[str, Any]) -> None:
+    console = Console(highlight=False)
+    baseline = report["baseline"]
+    against = baseline.get("manifest") or _span(baseline["from_us"], baseline["until_us"])
+    title = f"{report['of']}: {_span(report['from_us'], report['until_us'])} against {against}"
+    table = Table("view", "feature", "check", "score", "limit", "what", title=title)
+    for check in report["alarms"]:
+        limit = check["limit"]
+        table.add_row(
+            check["feature_view"], check["feature"] or "(rows)", check["check"],
+            f"[red]{check['score']:.4g}[/]", "-" if limit is None else f"{limit:.4g}",
+            check["detail"] or CHECKS[check["check"]],
+        )  # fmt: skip
+    alarms = len(report["alarms"])
+    if alarms:
+        console.print(table)
+    verdict = f"[red]{alarms:,} alarms[/]" if alarms else "no alarm"
+    told = f"{report['of']}: {report['compared']:,} checks, {verdict}"
+    if not report["compared"]:
+        told += f"; nothing to compare in {_span(report['from_us'], report['until_us'])}"
+    console.print(told if alarms else f"{told} ({title.partition(': ')[2]})")
+
+
+def _span(since: int, until: int) -> str:
+    return " to ".join(
+        datetime.fromtimestamp(us / 1e6, UTC).isoformat(sep=" ")[:16] for us in (since, until)
+    )

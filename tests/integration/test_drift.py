@@ -1,0 +1,204 @@
+"""`headwater drift` on what a running service served and on an offline log: quiet, then drifted."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from headwater.catalog import Catalog, FieldPlan, StreamSourcePlan, ViewPlan
+from headwater.offline.drift import Asked, report
+from headwater.offline.feature_log import LOG_TIME, FeatureLog
+from headwater.offline.log import EventLog, log_schema
+from headwater.offline.sketch_table import SketchTable
+from headwater.offline.sketching import update
+from headwater.offline.upkeep import maintain
+from headwater.quality.feature_sketches import HOUR_US
+from tests.serving import project
+from tests.serving.server import Running, serve, until
+
+DAY_US = 24 * HOUR_US
+USERS = list(range(project.USERS))
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Path:
+    made = project.write(
+        tmp_path_factory.mktemp("drifting") / "repo", project.ours(redis_url), "drifttests"
+    )
+    project.apply(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def running(repo: Path, redis_url: str) -> Iterator[Running]:
+    settings = {
+        "HEADWATER_FEATURE_LOG": str(repo / "log"), "HEADWATER_FEATURE_LOG_SECONDS": "0.3",
+        "HEADWATER_DRIFT_SECONDS": "2",
+    }  # fmt: skip
+    with serve(repo, redis_url, **settings) as server:
+        server.fill(project.frames())
+        yield server
+
+
+def drift(repo: Path, redis_url: str, *words: str) -> tuple[int, Any]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("HEADWATER_")}
+    env |= {"REDIS_URL": redis_url, "HEADWATER_FEATURE_LOG": str(repo / "log")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "headwater.cli", "drift", "--repo", str(repo), *words],
+        env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout) if "--json" in words else done.stdout
+
+
+def named(found: Any) -> dict[tuple[str, str], set[str]]:
+    checks: dict[tuple[str, str], set[str]] = {}
+    for alarm in found["alarms"]:
+        checks.setdefault((alarm["feature_view"], alarm["feature"]), set()).add(alarm["check"])
+    return checks
+
+
+def ask(running: Running, times: int) -> None:
+    features = [f"doubles:d{i}" for i in range(5)]
+    for _ in range(times):
+        assert running.features(features, {"user_id": USERS}).status == 200
+
+
+def test_drift_of_what_is_served_is_named_by_feature_and_check(
+    running: Running, repo: Path, redis_url: str
+) -> None:
+    ask(running, 20)
+    log = FeatureLog(str(repo / "log" / "features"))
+
+    def logged() -> int:
+        return sum(part.table.num_rows for part in log.read()) if log.exists() else 0
+
+    until(lambda: logged() == 20 * len(USERS))
+    # What was served now was served three days ago as well: the baseline.
+    for part in list(log.read()):
+        early = pc.subtract(part.table[LOG_TIME], pa.scalar(3 * DAY_US, pa.duration("us")))
+        at = part.table.column_names.index(LOG_TIME)
+        log.write(part.plan, part.table.set_column(at, LOG_TIME, early), part.wholes)
+    until(lambda: drift(repo, redis_url, "--of", "served", "--json")[1]["served"]["compared"] > 0)
+    code, found = drift(repo, redis_url, "--of", "served", "--json")
+    assert code == 0
+    assert found["served"]["alarms"] == []
+    (view,) = [v for v in found["served"]["views"] if v["feature_view"] == "doubles"]
+    assert view["rows"] == view["baseline_rows"] == 20 * len(USERS)
+
+    moved = project.frames()["doubles"]
+    chance = random.Random(9)
+    moved["d1"] = [4 + chance.gauss(0, 1) for _ in moved["d1"]]
+    moved["d2"] = [None for _ in moved["d2"]]
+    now = time.time()
+    moved["event_timestamp"] = [now] * len(moved["d1"])
+    running.fill({"doubles": moved})
+    ask(running, 30)
+    until(lambda: logged() == 70 * len(USERS))
+
+    def metrics() -> dict[tuple[str, str], float]:
+        found = {}
+        for family in text_string_to_metric_families(running.get("/metrics").body.decode()):
+            for sample in family.samples:
+                if sample.labels.get("data") == "served":
+                    key = sample.name.rpartition("_")[2], sample.labels["feature"]
+                    found[(*key, sample.labels["test"])] = sample.value
+        return found
+
+    # The service compares by itself, and shows it.
+    until(lambda: metrics().get(("score", "d1", "ks"), 0) > 0.5, 60)
+    seen = metrics()
+    assert seen["score", "d2", "null_share"] > seen["threshold", "d2", "null_share"]
+    assert seen["score", "d3", "ks"] <= seen["threshold", "d3", "ks"]
+    told = running.get("/api/v1/drift?of=served&feature_view=doubles&feature=d1").json
+    assert {alarm["feature"] for alarm in told["alarms"]} == {"d1"}
+    assert [f["feature"] for v in told["views"] for f in v["features"]] == ["d1"]
+    assert running.get("/api/v1/drift?of=nothing").status == 422
+    code, found = drift(repo, redis_url, "--of", "served", "--view", "doubles", "--json")
+    assert code == 1
+    drifted = named(found["served"])
+    assert set(drifted) == {("doubles", "d1"), ("doubles", "d2")}
+    assert {"mean", "ks", "psi"} <= drifted["doubles", "d1"]
+    assert "null_share" in drifted["doubles", "d2"]
+    code, text = drift(repo, redis_url, "--of", "served")
+    assert code == 1
+    assert "null_share" in text
+
+
+# -- the offline log ---------------------------------------------------------------------------
+
+FIELDS = (
+    FieldPlan("city", "STRING"), FieldPlan("fare", "DOUBLE"), FieldPlan("kind", "STRING"),
+    FieldPlan("at", "UNIX_TIMESTAMP"),
+)  # fmt: skip
+
+
+def rides(folder: Path) -> Catalog:
+    stream = StreamSourcePlan(
+        "rides", ("rides",), "", "json", FIELDS, "at", log_path=str(folder / "log" / "rides")
+    )
+    view = ViewPlan("ride", "row", (), FIELDS[1:3], stream="rides")
+    return Catalog(
+        "p", "1", "", str(folder / "log"), streams={"rides": stream}, views={"ride": view}
+    )
+
+
+def append(catalog: Catalog, first: int, times: Any, fare: Any, partition: int = 0) -> None:
+    """Events with offsets from `first` on."""
+    stream = catalog.streams["rides"]
+    n = len(times)
+    offsets = list(range(first, first + n))
+    kinds = ["a" if i % 3 else "b" for i in range(n)]
+    columns = [["x"] * n, fare, kinds, times, ["rides"] * n, [partition] * n, offsets, times]
+    schema = log_schema(stream)
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
+    EventLog(stream).append(pa.table(arrays, schema), {("rides", partition): offsets[-1]})
+
+
+def test_a_log_is_sketched_once_whatever_becomes_of_its_files(tmp_path: Path) -> None:
+    catalog, chance = rides(tmp_path), np.random.default_rng(4)
+    table = SketchTable(catalog)
+    now = time.time_ns() // 1000 // HOUR_US * HOUR_US
+    spread = np.sort(now - chance.integers(0, 9 * DAY_US, 20_000))
+    for part, some in enumerate(np.array_split(spread, 4)):
+        append(catalog, 5000 * part, some, chance.normal(10, 2, len(some)))
+        assert update(catalog, table, {}) == {"ride": len(some)}
+    append(catalog, 0, spread[:10], np.full(10, 10.0), partition=1)
+    assert update(catalog, table, {}) == {"ride": 10}
+    maintain(catalog.streams["rides"], 0, many=2)
+    assert update(catalog, table, {}) == {"ride": 0}
+
+    def held() -> tuple[int, int]:
+        span = table.span("offline", "ride", now - 10 * DAY_US, now + DAY_US)
+        return span.features["fare"].rows, sum(span.hours.values())
+
+    assert held() == (20_010, 20_010)
+    table.tidy(now + 40 * DAY_US)
+    assert held() == (20_010, 20_010)
+    assert update(catalog, table, {}) == {"ride": 0}
+
+    quiet = report(catalog, table, Asked(until_us=now))
+    assert quiet["compared"] > 10
+    assert quiet["alarms"] == []
+    # A day later, fares are higher.
+    later = np.sort(now + chance.integers(0, DAY_US, 1000))
+    append(catalog, 20_000, later, chance.normal(11, 2, 1000))
+    update(catalog, table, {})
+    found = report(catalog, table, Asked(until_us=now + DAY_US))
+    drifted = named(found)
+    assert set(drifted) == {("ride", "fare")}
+    assert {"mean", "ks"} <= drifted["ride", "fare"]
