@@ -290,13 +290,13 @@ class Metrics:
         return [self.slots.place(self._values.name, (view, name), 1) for name in features]
 
     def served(self) -> dict[tuple[str, str], NDArray[np.int64]]:
-        """(view, feature) -> values returned, and of these null: null, absent, expired."""
+        """(view, feature) -> counts [1 + REASONS]: values returned, and of these null by reason."""
         found: dict[tuple[str, str], NDArray[np.int64]] = {}
 
         def of(view: str, feature: str) -> NDArray[np.int64]:
             counts = found.get((view, feature))
             if counts is None:
-                counts = found[view, feature] = np.zeros(len(STATUS_NAMES), np.int64)
+                counts = found[view, feature] = np.zeros(1 + len(REASONS), np.int64)
             return counts
 
         for name, labels, numbers in self.slots.sums():

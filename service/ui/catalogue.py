@@ -117,7 +117,7 @@ def null_ratio(counts: Counts | None) -> float | None:
 
 
 def null_line(counts: Counts) -> list[float | None]:
-    """Null ratios [_SPARKS at most] of looks [n, 4] put together; None where none was served."""
+    """Null ratios [_SPARKS at most] of looks [n, counts] put together; None where none is."""
     parts = np.array_split(counts, min(_SPARKS, max(len(counts), 1)))
     return [null_ratio(part.sum(axis=0)) for part in parts]
 

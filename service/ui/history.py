@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from headwater.catalog import Catalog
 from headwater.quality.freshness import STAGES
-from service.metrics import Metrics
+from service.metrics import REASONS, Metrics
 from service.observed import Observed
 
 #: Time between two looks, and how many are kept.
@@ -49,7 +49,7 @@ class History:
         for feature, counts in served.items():
             ring32 = self._served.get(feature)
             if ring32 is None:
-                ring32 = self._served[feature] = np.zeros((POINTS, 4), np.uint32)
+                ring32 = self._served[feature] = np.zeros((POINTS, len(counts)), np.uint32)
             ring32[at] = np.maximum(counts - self._before.get(feature, 0), 0)
         self._times[at] = now
         self._before = served
@@ -77,5 +77,7 @@ class History:
         order = self._order()
         ring = self._served.get((view, feature))
         return self._times[order], (
-            np.zeros((len(order), 4), np.int64) if ring is None else ring[order].astype(np.int64)
+            np.zeros((len(order), 1 + len(REASONS)), np.int64)
+            if ring is None
+            else ring[order].astype(np.int64)
         )
