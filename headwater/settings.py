@@ -185,6 +185,12 @@ class Settings:
         "how often the service has features compared with what they were; 0: never",
         ("a number of at least 0", lambda n: 0 <= n < math.inf),
     )
+    alertmanager_url: str = _setting(
+        "HEADWATER_ALERTMANAGER_URL",
+        "",
+        "Alertmanager whose active alerts the service shows, `http[s]://[USER:PASSWORD@]HOST[:PORT]`",
+        _HTTP_URL,
+    )
     memory_limit: str = _setting(
         "HEADWATER_MEMORY_LIMIT",
         "",

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
 import sys
 import time
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from headwater import catalog_cache
 from headwater.catalog import Catalog
 from headwater.errors import HeadwaterError
 from headwater.settings import Settings
 from ingest.clients import open_consumer, read_options
+from ingest.letters import OWN, SUFFIX, letter_of
 from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
 
-SUFFIX = ".dead-letter"
-OWN = "headwater-"
 #: How often a letter has been sent again.
 REPLAYS = "headwater-replays"
 JOIN_SECONDS = 30.0
@@ -91,29 +90,10 @@ def _topics(catalog: Catalog, topic: str | None) -> list[str]:
 def described(records: Records, at: int) -> dict[str, Any]:
     """One letter: where it came from, why it is here, and its bytes."""
     original = records.original(at)
-    headers = {name: (value or b"").decode(errors="replace") for name, value in original.headers}
-    kind, _, reason = headers.get("headwater-reason", "").partition(": ")
-    return {
-        "dead_letter": f"{records.tp.topic}-{records.tp.partition}@{records.offset[at]}",
-        "topic": headers.get("headwater-topic", ""),
-        "partition": int(headers.get("headwater-partition", -1)),
-        "offset": int(headers.get("headwater-offset", -1)),
-        "time": datetime.fromtimestamp(records.timestamp_ms[at] / 1000, UTC).isoformat(),
-        "kind": kind,
-        "reason": reason,
-        "key": _shown(original.key),
-        "value": _shown(original.value),
-    }
-
-
-def _shown(data: bytes | None) -> str | None:
-    """Text where it is text, else base64."""
-    if data is None:
-        return None
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return "base64:" + base64.b64encode(data).decode()
+    whole = max(len(original.key or b""), len(original.value or b""))
+    letter = letter_of(original, int(records.timestamp_ms[at]), whole)
+    place = f"{records.tp.topic}-{records.tp.partition}@{records.offset[at]}"
+    return {"dead_letter": place, **msgspec.structs.asdict(letter)}
 
 
 def list_letters(letters: Letters, kind: str, limit: int, as_json: bool) -> None:

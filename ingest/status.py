@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 
+from headwater.online import dead_letters
 from headwater.online.ingest_status import PartitionStatus, publish
 from headwater.online.writer import OnlineWriter
 from headwater.times import NO_TIME
+from ingest.letters import letter_of
 from ingest.metrics import Metrics
-from ingest.records import Committed, Records, TopicPartition
+from ingest.records import Committed, DeadLetter, Records, TopicPartition
 from ingest.route import StreamRoute, Taken
 from ingest.routes import Routes
 
@@ -32,6 +34,8 @@ class Status:
         #: Of each partition and source, the offset before which every record was counted.
         self._counted: dict[tuple[TopicPartition, str], int] = {}
         self._jumps: Counter[TopicPartition] = Counter()
+        #: (the dead letter, when it was put aside, ms): those that are yet to be shown.
+        self._buried: dict[str, deque[tuple[DeadLetter, int]]] = {}
 
     def began(self, tp: TopicPartition, position: int, committed: int | None) -> None:
         """The partition is this worker's, whether or not there is anything to take in."""
@@ -92,6 +96,13 @@ class Status:
             status = self._of.setdefault(tp, PartitionStatus(worker=_worker()))
             status.committed, status.committed_at = at.offset, time.time()
 
+    def buried(self, dead: Sequence[DeadLetter]) -> None:
+        """Letters are in their topic for good; the last are shown with the next status."""
+        now_ms = time.time_ns() // 1_000_000
+        for letter in dead:
+            last = self._buried.setdefault(letter.topic, deque(maxlen=dead_letters.KEPT))
+            last.append((letter, now_ms))
+
     def show(
         self, route: StreamRoute, watermarks: Mapping[TopicPartition, Mapping[str, int]]
     ) -> None:
@@ -119,6 +130,9 @@ class Status:
 
     def _say(self) -> None:
         publish(self._writer, {(tp.topic, tp.partition): s for tp, s in self._of.items()})
+        last = [one for of_topic in self._buried.values() for one in of_topic]
+        dead_letters.keep(self._writer, [letter_of(dead.original, at) for dead, at in last])
+        self._buried.clear()
 
     def publish(self, routes: Routes) -> None:
         """Once a second: lag, rates and sources' clocks as metrics and for `headwater status`."""

@@ -32,8 +32,9 @@ from headwater.settings import Settings
 from headwater.times import NO_TIME
 from ingest.checkpoint import Checkpoint, Jobs, Outcome, Written
 from ingest.clients import open_consumer, read_options
+from ingest.letters import dead_letter
 from ingest.metrics import Metrics
-from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
+from ingest.records import Committed, Consumer, DeadLetter, Records, TopicPartition
 from ingest.rounds import Rounds
 from ingest.route import StreamRoute
 from ingest.routes import Routes
@@ -235,7 +236,7 @@ class Worker:
                 taken = route.take(records, watermarks.get(source, NO_TIME))
                 watermarks[source] = taken.watermark
                 for at, kind, reason in taken.rejected:
-                    self._dead.append((tp, _dead_letter(records, at, kind, reason)))
+                    self._dead.append((tp, dead_letter(records, at, kind, reason)))
                 if taken.batch is not None:
                     self._fold(route, taken.batch, now_us)
                 self.status.took(records, taken, route)
@@ -381,9 +382,9 @@ class Worker:
         self._collect()
         with self.metrics.step("commit"):
             if checkpoint.positions:
-                self.consumer.commit(
-                    checkpoint.positions, [letter for _, letter in checkpoint.dead]
-                )
+                dead = [letter for _, letter in checkpoint.dead]
+                self.consumer.commit(checkpoint.positions, dead)
+                self.status.buried(dead)
         self.status.committed(checkpoint.positions)
         for route in self.routes:
             self.status.show(route, self._watermarks)
@@ -428,19 +429,3 @@ def _refuse_loss(sound: bool) -> None:
         raise StateLostError(
             "Redis has lost state, or it is being rebuilt; starting again from what it holds"
         )
-
-
-def _dead_letter(records: Records, at: int, kind: str, reason: str) -> DeadLetter:
-    original = records.original(at)
-    own = {
-        "headwater-reason": f"{kind}: {reason}",
-        "headwater-topic": records.tp.topic,
-        "headwater-partition": str(records.tp.partition),
-        "headwater-offset": str(records.offset[at]),
-    }
-    headers = [
-        *[(name, value) for name, value in original.headers if name not in own],
-        *[(name, text.encode()) for name, text in own.items()],
-    ]
-    topic = f"{records.tp.topic}.dead-letter"
-    return DeadLetter(topic, Original(original.key, original.value, headers))

@@ -20,7 +20,7 @@ from service import protocol
 from service.access import Access, check_exposure
 from service.app import create_app
 from service.crew import REFUSED, Crew, Place, listen
-from service.gate import refuse
+from service.gate import admit
 
 
 def main() -> int:
@@ -70,7 +70,7 @@ def serve(repo: Path, settings: Settings, place: Place | None = None) -> int:
     http = protocol.bound_to(
         service.vectors,
         settings.max_body_bytes,
-        lambda headers: refuse(service.access, "POST", "/get-online-features", headers),
+        lambda headers: admit(service.access, headers),
     )
     config = uvicorn.Config(
         app, host=settings.host, port=settings.port, log_config=None, access_log=False,

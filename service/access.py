@@ -30,6 +30,8 @@ TRAINING_SETS = "/api/v1/training-sets"
 PAGES = "/ui"
 SIGN_IN = PAGES + "/sign-in"
 _ENTRY = re.compile(r"([\w.-]+):((?:read|write|admin)(?:\+(?:read|write|admin))*):([0-9a-f]{64})")
+#: Whose a request is where nobody is asked for a key.
+ANONYMOUS = "anonymous"
 
 
 class Key(NamedTuple):
@@ -86,8 +88,13 @@ class Access:
 
     def refuse(self, headers: Iterable[tuple[bytes, bytes]], scope: str) -> Refusal | None:
         """Why a request may not; None where it may."""
+        found = self.admit(headers, scope)
+        return found if isinstance(found, Refusal) else None
+
+    def admit(self, headers: Iterable[tuple[bytes, bytes]], scope: str) -> str | Refusal:
+        """Whose a request is (the key's name), or why it may not."""
         if not self._keys:
-            return None
+            return ANONYMOUS
         presented = _presented(headers)
         if presented is None:
             return Refusal(401, "this needs an API key: send Authorization: Bearer KEY")
@@ -96,12 +103,17 @@ class Access:
             return Refusal(401, "the API key is not known")
         if scope not in known.scopes:
             return Refusal(403, f"the key {known.name!r} lacks the scope {scope!r}")
-        return None
+        return known.name
 
     def key_of(self, headers: Iterable[tuple[bytes, bytes]]) -> Key | None:
         """The key of a request that was let in; None where nobody is asked for one."""
         presented = _presented(headers)
         return None if presented is None else self.known(presented)
+
+    def caller(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """Whose a request is that was let in."""
+        key = self.key_of(headers)
+        return ANONYMOUS if key is None else key.name
 
     def known(self, presented: bytes) -> Key | None:
         """The key that was presented; takes as long for every wrong one."""

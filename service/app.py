@@ -16,7 +16,17 @@ from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableEr
 from headwater.online.columns import warm
 from headwater.quality.budgets import budgets
 from headwater.settings import Settings
-from service import drift, feature_views, monitoring, openapi, protocol, training_sets, ui
+from service import (
+    drift,
+    feature_views,
+    ingest_report,
+    monitoring,
+    openapi,
+    protocol,
+    training_sets,
+    ui,
+    usage,
+)
 from service.crew import Place
 from service.gate import Gate
 from service.observed import Observed
@@ -36,6 +46,9 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
     service.metrics.registry.register(observed)
     history = History(service.metrics, observed)
     every = settings.drift_seconds if place is None or place.number == 0 else 0.0
+    use = usage.UseOfFeatures(
+        service.metrics.uses, lambda: service.planner.catalog, lambda: service.writer
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -49,6 +62,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
             asyncio.create_task(observed.keep_looking(lambda: service.planner.catalog)),
             asyncio.create_task(history.keep_taking(lambda: service.planner.catalog)),
             asyncio.create_task(drift.keep_comparing(repo, every, lambda: service.writer)),
+            asyncio.create_task(use.keep_telling()),
             # Compiled loops are loaded (the first time ever: compiled) while requests already come.
             asyncio.create_task(asyncio.to_thread(warm)),
         ]
@@ -66,6 +80,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
         for task in tasks:
             task.cancel()
         await service.link.close()
+        await asyncio.to_thread(use.tell)
         await asyncio.to_thread(service.logs.close)
 
     app = FastAPI(
@@ -89,9 +104,16 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
     monitoring.add(app, service.metrics, lambda: service.planner.catalog, lambda: service.writer)
     drift.add(app, lambda: service.writer)
     feature_views.add(app, repo, lambda: service.planner.catalog, service.reload, service.raw_body)
+    jobs = training_sets.opened(repo)
     training_sets.add(
-        app, repo, lambda: service.planner.catalog, settings.max_body_bytes, service.access
+        app, jobs, lambda: service.planner.catalog, settings.max_body_bytes, service.access,
+        use.note,
+    )  # fmt: skip
+    usage.add(app, use)
+    ingest = ingest_report.IngestReport(
+        lambda: service.planner.catalog, lambda: service.writer, settings.alertmanager_url
     )
+    ingest_report.add(app, ingest)
     ui.add(app, service, observed, history)
     return app
 
@@ -141,7 +163,8 @@ def _add_features(app: FastAPI, service: Service) -> None:
         `Accept: application/vnd.apache.arrow.stream` asks for an Arrow stream in place of JSON;
         `X-Request-Deadline-Ms` says how long the caller waits.
         """
-        wishes = protocol.wishes_of(request.headers.raw, asyncio.get_running_loop())
+        loop, caller = asyncio.get_running_loop(), service.access.caller(request.headers.raw)
+        wishes = protocol.wishes_of(request.headers.raw, loop, caller)
         return _response(await service.vectors.answer(await service.raw_body(request), wishes))
 
 

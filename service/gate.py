@@ -57,6 +57,12 @@ class Gate:
             )
 
 
+def admit(access: Access, headers: Any) -> str | Reply:
+    """Whose a request for features is, or the answer to one that may not."""
+    found = access.admit(headers, ROUTES["/get-online-features"] or "")
+    return found if isinstance(found, str) else failed(found.detail, found.status)
+
+
 def refuse(access: Access, method: str, path: str, headers: Any) -> Reply | None:
     """The answer to a request that may not; None where it may, and for pages: their door asks."""
     scope = scope_of(method, path)

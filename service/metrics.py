@@ -29,6 +29,7 @@ from headwater.online.columns import (
 )
 from headwater.quality.budgets import BUDGET_TAGS, budgets
 from service.slots import Slots
+from service.uses import Uses
 
 PREFIX = "featurestore_"
 #: Codes beyond those of statuses: held but not readable; nulled, being past an objective.
@@ -262,6 +263,8 @@ class Metrics:
             self._store_seconds, self.in_flight, self.logged, self.starts, self.past_objective,
             self.refused,
         )  # fmt: skip
+        #: Who asked for which features; no metric, since callers are many.
+        self.uses = Uses(s)
         r.register(self)
 
     def declare(self, catalog: Catalog) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-PARQUET = "application/vnd.apache.parquet"
+PARQUET, CSV = "application/vnd.apache.parquet", "text/csv"
 _NAMES = {"type": "array", "items": {"type": "string"}}
 _COLUMNS = {"type": "object", "additionalProperties": {"type": "array", "items": {}}}
 #: Answers of every route beside its own.
@@ -95,16 +95,18 @@ FEATURE_VIEW = _body(
 TRAINING_SET = _body(
     {
         "entities": _COLUMNS,
+        "labels": {"type": "string"},
+        "sample": {"type": "integer"},
         "service": {"type": "string"},
         "features": _NAMES,
         "as_of": {"type": "string", "enum": ["event", "arrival"]},
         "full_feature_names": {"type": "boolean"},
         "label_windows": _NAMES,
     },
-    ["entities"],
+    [],
     {
         "service": "airport_board",
         "entities": {"origin": ["JFK"], "event_timestamp": ["2026-01-01T12:00:00Z"]},
     },
-    **{PARQUET: {"schema": {"type": "string", "format": "binary"}}},
+    **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in (PARQUET, CSV)},
 )

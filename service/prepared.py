@@ -25,6 +25,7 @@ from service.metrics import Metrics, Tally
 from service.on_demand import compute
 from service.requests import KEY_READERS, FeaturePlan, check_columns
 from service.single import SingleEntity
+from service.uses import Use
 
 #: Keys in one MGET, which holds Redis up while it runs.
 MGET_KEYS = 1000
@@ -35,7 +36,7 @@ class Prepared:
 
     def __init__(
         self, plan: FeaturePlan, metrics: Metrics, max_entities: int, log: LogColumns,
-        clocks: Clocks, recorder: Recorder | None = None,
+        clocks: Clocks, recorder: Recorder | None = None, service: str = "",
     ) -> None:  # fmt: skip
         self.plan, self._limit = plan, max_entities
         self._log, self._recorder = log, recorder
@@ -52,7 +53,8 @@ class Prepared:
         self._key_readers = {
             name: KEY_READERS[kind] for name, kind in plan.key_types.items() if kind in KEY_READERS
         }
-        self._metrics = metrics
+        self._metrics, self._service = metrics, service
+        self._uses: dict[str, Use] = {}
         self._single = (
             SingleEntity(plan, self._runs, self._tallies, self._budgets.oldest_us)
             if SingleEntity.fits(plan) else None
@@ -67,6 +69,14 @@ class Prepared:
     def check(self, entities: Any) -> int:
         """The number of entities. Raises BadRequestError saying what is wrong with them."""
         return check_columns(self.plan, entities, self._limit)
+
+    def count(self, caller: str, n: int) -> None:
+        """Take note of a request for n entities."""
+        use = self._uses.get(caller)
+        if use is None:
+            features = _features(self.plan)
+            use = self._uses[caller] = self._metrics.uses.of(caller, self._service, features)
+        use.count(n)
 
     def commands(self, entities: Mapping[str, Sequence[Any]], n: int) -> list[bytes]:
         """The MGETs, as Redis reads them, of the first read's keys, then of the next one's."""
@@ -203,6 +213,14 @@ class Prepared:
 def _head(prefix: bytes, length: int) -> bytes:
     """What stands before the hash tag of a key in a command: its length, the view's prefix."""
     return b"\r\n$%d\r\n%b" % (len(prefix) + length, prefix)
+
+
+def _features(plan: FeaturePlan) -> list[str]:
+    """Every "view:feature" that a plan reads or computes."""
+    read = [f"{read.reader.view.name}:{name}" for read in plan.reads for name in read.features]
+    made = [o for o in plan.outputs if o.on_demand >= 0]
+    computed = [f"{plan.on_demand[o.on_demand].name}:{o.feature}" for o in made]
+    return list(dict.fromkeys([*read, *computed]))
 
 
 def _kinds(read: Any) -> list[str]:

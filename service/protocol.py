@@ -13,6 +13,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.access import ANONYMOUS
 from service.arrow import MEDIA_TYPE
 from service.replies import Reply
 from service.vectors import ARROW, JSON, Vectors, Wishes
@@ -26,10 +27,11 @@ _USUAL = Wishes()
 class _Exchange:
     """One request on the short way: what uvicorn's protocol asks of a cycle, and no more."""
 
-    __slots__ = ("body", "disconnected", "keep_alive", "more_body", "response_complete")
+    __slots__ = ("body", "caller", "disconnected", "keep_alive", "more_body", "response_complete")
 
     def __init__(self, keep_alive: bool) -> None:
         self.body = b""
+        self.caller = ANONYMOUS
         self.keep_alive = keep_alive
         self.more_body, self.response_complete, self.disconnected = True, False, False
 
@@ -48,7 +50,7 @@ class FastProtocol(HttpToolsProtocol):
     idle_since = 0.0
     vectors: Vectors
     max_body_bytes: int
-    refuse: Callable[[list[tuple[bytes, bytes]]], Reply | None]
+    admit: Callable[[list[tuple[bytes, bytes]]], str | Reply]
 
     def on_message_begin(self) -> None:
         self.url = b""
@@ -66,10 +68,12 @@ class FastProtocol(HttpToolsProtocol):
         ):
             keep_alive = self.parser.should_keep_alive()
             exchange = self.cycle = _Exchange(keep_alive)  # type: ignore[assignment]
-            refused = self.refuse(self.headers)
-            if refused is not None:
+            admitted = self.admit(self.headers)
+            if isinstance(admitted, str):
+                exchange.caller = admitted
+            else:
                 exchange.keep_alive = False  # its body is not worth reading
-                self._respond(exchange, refused)
+                self._respond(exchange, admitted)
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -99,7 +103,9 @@ class FastProtocol(HttpToolsProtocol):
             return
         cycle.more_body = False
         self.vectors.handle(
-            cycle.body, wishes_of(self.headers, self.loop), lambda r: self._respond(cycle, r)
+            cycle.body,
+            wishes_of(self.headers, self.loop, cycle.caller),
+            lambda r: self._respond(cycle, r),
         )
 
     def _respond(self, cycle: _Exchange, reply: Reply) -> None:
@@ -176,7 +182,9 @@ def _head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
     return STATUS_LINE[status] + b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
-def wishes_of(headers: list[tuple[bytes, bytes]], loop: asyncio.AbstractEventLoop) -> Wishes:
+def wishes_of(
+    headers: list[tuple[bytes, bytes]], loop: asyncio.AbstractEventLoop, caller: str
+) -> Wishes:
     """What a request's headers ask for; a deadline that is no number is none."""
     deadline, form = None, JSON
     for name, value in headers:
@@ -185,17 +193,19 @@ def wishes_of(headers: list[tuple[bytes, bytes]], loop: asyncio.AbstractEventLoo
                 deadline = loop.time() + max(0.0, float(value)) / 1000
         elif name == b"accept":
             form = ARROW if _ARROW in value else JSON
-    return _USUAL if deadline is None and form is JSON else Wishes(deadline, form)
+    usual = deadline is None and form is JSON and caller is ANONYMOUS
+    return _USUAL if usual else Wishes(deadline, form, caller)
 
 
 def bound_to(
     vectors: Vectors,
     max_body_bytes: int,
-    refuse: Callable[[list[tuple[bytes, bytes]]], Reply | None],
+    admit: Callable[[list[tuple[bytes, bytes]]], str | Reply],
 ) -> type[FastProtocol]:
-    """The protocol class of one service; `refuse` sees the headers before the body is read."""
+    """The protocol class of one service; `admit` sees the headers before the body is read, and
+    says whose the request is, or what is answered to one that may not."""
     return type(
         "FastProtocol",
         (FastProtocol,),
-        {"vectors": vectors, "max_body_bytes": max_body_bytes, "refuse": staticmethod(refuse)},
+        {"vectors": vectors, "max_body_bytes": max_body_bytes, "admit": staticmethod(admit)},
     )

@@ -65,6 +65,12 @@ class Slots:
         self._used += size
         return at
 
+    def own(self, name: str) -> Iterator[tuple[tuple[str, ...], int]]:
+        """The labels of everything of a name, and its places in this worker's block."""
+        for (one, labels, _), at in list(self._at.items()):
+            if one == name:
+                yield labels, at
+
     def sums(self) -> Iterator[tuple[str, tuple[str, ...], NDArray[np.int64]]]:
         """What every worker has counted, dead ones too: once for each worker that counted it."""
         if self._folder is None:

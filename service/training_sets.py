@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse
 
 from headwater.catalog import Catalog
 from headwater.errors import BadRequestError
+from headwater.online.usage import Counts, User
 from service import openapi
 from service.access import TRAINING_SETS, Access
 
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 
 
 def add(
-    app: FastAPI, repo: Path, catalog: Callable[[], Catalog], max_body_bytes: int, access: Access
-) -> None:
-    """Add the routes; `catalog` gives the catalogue that is in use."""
-    jobs = cache(lambda: _jobs(repo))
+    app: FastAPI, jobs: Callable[[], TrainingSets], catalog: Callable[[], Catalog],
+    max_body_bytes: int, access: Access,
+    note: Callable[[Mapping[User, Counts]], None],
+) -> None:  # fmt: skip
+    """Add the routes; `catalog` gives the catalogue in use, `note` is told who uses what."""
 
     def seen(request: Request, name: str) -> TrainingSets:
         """The jobs, where the request's key may see this one. Raises BadRequestError (404)."""
@@ -43,14 +45,27 @@ def add(
         """Start a training set; entities as columns, or as a Parquet body with the rest in the
         query. Answers with the job's id at once."""
         data = await _body(request, max_body_bytes)
-        spec, labels = await asyncio.to_thread(_labels, request, data)
         key = access.key_of(request.scope["headers"])
         owner = "" if key is None else key.name
-        name = await asyncio.to_thread(lambda: jobs().start(catalog(), spec, labels, owner))
+
+        def start() -> str:
+            asked = _asked(request, data, catalog())
+            name = jobs().start(catalog(), asked, owner)
+            note(jobs().use(catalog(), name))
+            return name
+
+        name = await asyncio.to_thread(start)
         place = f"{TRAINING_SETS}/{name}"
         body = orjson.dumps({"id": name, "state": "queued", "status": place})
         headers = {"Location": place}
         return Response(body, 202, headers, "application/json")
+
+    @app.get(TRAINING_SETS, tags=["training"])
+    async def training_sets(request: Request) -> Response:
+        """The key's training sets, the newest first; an admin's key sees all."""
+        key = access.key_of(request.scope["headers"])
+        found = await asyncio.to_thread(lambda: jobs().all(key))
+        return Response(orjson.dumps(found), media_type="application/json")
 
     @app.get(TRAINING_SETS + "/{name}", tags=["training"])
     async def training_set_status(name: str, request: Request) -> Response:
@@ -61,13 +76,13 @@ def add(
     @app.get(TRAINING_SETS + "/{name}/result", tags=["training"])
     async def training_set_result(name: str, request: Request) -> Response:
         """The training set as Parquet; 409 while it is being made."""
-        path = await asyncio.to_thread(lambda: _done(seen(request, name), name))
+        path = await asyncio.to_thread(lambda: done_file(seen(request, name), name))
         return FileResponse(path, media_type=openapi.PARQUET)
 
     @app.get(TRAINING_SETS + "/{name}/manifest", tags=["training"])
     async def training_set_manifest(name: str, request: Request) -> Response:
         """What it was made of: versions, counts, profile, hashes."""
-        path = await asyncio.to_thread(lambda: _done(seen(request, name), name))
+        path = await asyncio.to_thread(lambda: done_file(seen(request, name), name))
         manifest = path.with_name(f"{path.name}.manifest.json")
         return Response(manifest.read_bytes(), media_type="application/json")
 
@@ -78,19 +93,25 @@ def add(
         return Response(status_code=204)
 
 
-def _jobs(repo: Path) -> TrainingSets:
-    from service.training_jobs import TrainingSets
+def opened(repo: Path) -> Callable[[], TrainingSets]:
+    """Gives the jobs of a repository, the same each time."""
 
-    return TrainingSets(repo)
+    @cache
+    def jobs() -> TrainingSets:
+        from service.training_jobs import TrainingSets
+
+        return TrainingSets(repo)
+
+    return jobs
 
 
-def _labels(request: Request, data: bytes) -> Any:
+def _asked(request: Request, data: bytes, catalog: Catalog) -> Any:
     from service.training_jobs import asked_of
 
-    return asked_of(request, data)
+    return asked_of(request, data, catalog)
 
 
-def _done(jobs: TrainingSets, name: str) -> Path:
+def done_file(jobs: TrainingSets, name: str) -> Path:
     """The file of a set that is done. Raises BadRequestError (404, 409) for another."""
     state = jobs.status(name)["state"]
     if state != "done":

@@ -20,6 +20,7 @@ from headwater.errors import BadRequestError, StoreUnavailableError
 from headwater.online.cluster_link import ClusterLink
 from headwater.online.link import Done, Gather, Link
 from headwater.settings import Settings
+from service.access import ANONYMOUS
 from service.arrow import MEDIA_TYPE, stream
 from service.budgets import Clocks, PastObjectiveError
 from service.feature_log import FeatureLogs
@@ -89,10 +90,12 @@ ARROW = Form(_asked, _arrow, MEDIA_TYPE)
 
 
 class Wishes(NamedTuple):
-    """What a request asks for beside its body: an answer by the loop's time, and in what form."""
+    """What a request asks for beside its body: an answer by the loop's time, and in what form;
+    and whose it is."""
 
     deadline: float | None = None
     form: Form = JSON
+    caller: str = ANONYMOUS
 
 
 class Vectors:
@@ -135,7 +138,9 @@ class Vectors:
             columns = LogColumns(catalog, service or "", plan)
             recorder = self._logs.recorder(catalog, service or "", columns, plan.reads)
             limit = self._settings.max_entities
-            found = Prepared(plan, self._metrics, limit, columns, self.clocks, recorder)
+            found = Prepared(
+                plan, self._metrics, limit, columns, self.clocks, recorder, service or ""
+            )
             self._plans[key] = found
         return found
 
@@ -166,6 +171,7 @@ class Vectors:
             return
         self.in_flight += 1
         self._level.add(1)
+        prepared.count(wishes.caller, n)
         asked = time.perf_counter()
 
         def done(data: list[bytes | None] | Exception) -> None:

@@ -20,6 +20,7 @@ from headwater.cli.monitoring import monitoring
 from headwater.cli.plan import apply, plan
 from headwater.cli.training_set import profile, training_set
 from headwater.cli.trial import test
+from headwater.cli.usage import usage
 from headwater.cli.verify import verify
 from headwater.errors import HeadwaterError
 from headwater.quality.freshness import freshness
@@ -207,17 +208,19 @@ app.command()(verify)
 app.command()(drift)
 app.command()(explain)
 app.command()(monitoring)
+app.command()(usage)
 
 
 @app.command()
 def status(repo: Repo = REPO, as_json: AsJson = False) -> None:
     """Freshness of every view, and how far ingest is; exit code 1 when an objective is missed."""
     from headwater.cli import tables
+    from headwater.online import ingest_status
 
     catalog, writer = _store(repo)
     now = time.time()
     views = [freshness(view, writer.clocks(), now) for view in catalog.views.values()]
-    partitions = tables.partitions(catalog, writer, now)
+    partitions = ingest_status.partitions(catalog, writer, now)
     if as_json:
         typer.echo(json.dumps({"views": views, "partitions": partitions}))
     else:
@@ -239,11 +242,16 @@ def _store(repo: Path) -> tuple[Any, Any]:
 
 
 @app.command()
-def up(repo: Repo = REPO) -> None:
+def up(
+    repo: Repo = REPO,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="first move aside what earlier runs left")
+    ] = False,
+) -> None:
     """Start Redis and Kafka, apply the definitions, run a worker and the service until Ctrl-C."""
     from headwater.demo.run import up as run
 
-    run(repo.resolve())
+    run(repo.resolve(), fresh)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from headwater.errors import (
 from headwater.offline.materialize import materialize
 from headwater.offline.upkeep import Upkeep, maintain
 from headwater.online.connect import Client, connect
+from headwater.online.job_status import COMPACT, running
 from headwater.online.progress import Progress as StateProgress
 from headwater.online.writer import OnlineWriter
 from headwater.rebuild import Rebuilder, Report, Retired, events_behind, missing
@@ -165,14 +166,26 @@ def compact(catalog: Catalog, settings: Settings) -> tuple[dict[str, Upkeep], in
 
     None for these where Redis does not answer or a rebuild runs: the next one does it.
     """
-    logs = {
-        name: maintain(stream, settings.log_retention_hours, many=2)
-        for name, stream in sorted(catalog.streams.items())
-    }
+    logs = {}
+    for name, stream in sorted(catalog.streams.items()):
+        with _recorded(catalog, settings, COMPACT, name):
+            logs[name] = maintain(stream, settings.log_retention_hours, many=2)
     try:
         return logs, Retired(catalog, open_redis(catalog, settings)).delete(time.time())
     except (StoreUnavailableError, RebuildBusyError):
         return logs, None
+
+
+@contextmanager
+def _recorded(catalog: Catalog, settings: Settings, job: str, subject: str) -> Iterator[None]:
+    """Note in Redis how the work inside goes, where Redis answers; the work does without."""
+    try:
+        writer = OnlineWriter(open_redis(catalog, settings), catalog.project)
+    except StoreUnavailableError:
+        yield
+        return
+    with running(writer, job, subject):
+        yield
 
 
 class _Rate(ProgressColumn):

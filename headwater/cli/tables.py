@@ -8,52 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
-from headwater.catalog import Catalog
-from headwater.online import ingest_status
-from headwater.online.progress import Progress
-from headwater.online.writer import OnlineWriter
 from headwater.quality.freshness import STAGES
 
 Row = Mapping[str, Any]
-#: A worker speaks every second; one that was silent for so long is gone.
-SILENT_SECONDS = 10.0
-
-
-def partitions(catalog: Catalog, writer: OnlineWriter, now: float) -> list[dict[str, Any]]:
-    """One row a (topic, partition) that a worker of the project has taken in.
-
-    behind: how many of the views that read the topic are whole only up to an earlier offset than
-    the worker has reached: they are being rebuilt, or wait for it.
-    """
-    progress = Progress(writer.client, catalog.project).all()
-    known = {topic for stream in catalog.streams.values() for topic in stream.topics}
-    rows = []
-    for (topic, partition), status in sorted(ingest_status.read(writer).items()):
-        if topic not in known:
-            continue
-        whole = [at for p, at in progress.items() if p[1:] == (topic, partition)]
-        rows.append(
-            {
-                "topic": topic,
-                "partition": partition,
-                "worker": status.worker,
-                "running": not status.stopped and now - status.updated_at < SILENT_SECONDS,
-                "stopped": status.stopped,
-                "position": status.position,
-                "lag_records": status.lag_records,
-                "lag_seconds": round(status.lag_seconds(now), 3),
-                "watermark_us": status.watermark_us,
-                "events_per_second": round(status.rate, 1),
-                "applied": status.applied,
-                "rejected": status.rejected,
-                "behind": sum(at < (status.committed or 0) for at in whole),
-                "state_keys": status.state_keys,
-                "state_bytes": status.state_bytes,
-                "committed": status.committed,
-                "committed_at": status.committed_at,
-            }
-        )
-    return rows
 
 
 def views_table(rows: Iterable[Row]) -> Table:

@@ -44,6 +44,9 @@ def training_set(
     rows_per_file: Annotated[
         int, typer.Option(help="write a folder of files of so many rows", min=0)
     ] = 0,
+    sample: Annotated[
+        int, typer.Option(help="only so many of the labels, evenly spaced: a look before", min=0)
+    ] = 0,
     engine: Annotated[
         str, typer.Option(help="local, or spark for more than one machine")
     ] = "local",
@@ -74,7 +77,7 @@ def training_set(
     spec = Spec(
         str(entities.resolve()), str(out.resolve()), service, tuple(feature or ()),
         "arrival" if as_of == "arrival" else "event", full_feature_names,
-        tuple(label_window or ()), bootstrap, rows_per_file,
+        tuple(label_window or ()), bootstrap, rows_per_file, sample,
     )  # fmt: skip
     if engine == "spark":
         from headwater.offline.spark import training_set as on_spark

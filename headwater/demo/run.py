@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from headwater import catalog_cache
-from headwater.demo import flights
+from headwater.demo import flights, leftovers
 from headwater.errors import HeadwaterError
 from headwater.local import LocalStack
 from headwater.local.process import free_ports, listens
@@ -45,19 +45,28 @@ def demo(repo: Path, once: bool) -> None:
         console.print("Stopped.")
 
 
-def up(repo: Path) -> None:
+def up(repo: Path, fresh: bool = False) -> None:
     """The local stack, a project applied to it, a worker and the service, until Ctrl-C.
 
     What Redis and Kafka hold stays in `data/stack` of the project, as the offline log does beside
-    it: offsets in the log mean something only together with the broker that gave them.
+    it: offsets in the log mean something only together with the broker that gave them. `fresh`
+    moves all of it aside first.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory() as folder, _stack(repo / "data" / "stack") as stack:
+    held = repo / "data" / "stack"
+    if fresh:
+        for path in leftovers.set_aside(repo, datetime.now(UTC)):
+            console.print(f"  moved aside: {path}", soft_wrap=True)
+    goes_on = (held / "kafka" / "log").exists()
+    with tempfile.TemporaryDirectory() as folder, _stack(held) as stack:
         run = _Demo(repo, Path(folder))
         run.env.update(stack.env)
         try:
             run.done("apply", run.headwater("apply"))
-            streams = catalog_cache.load(repo).streams.values()
+            catalog = catalog_cache.load(repo)
+            if stack.kafka.kind == "mock" or (stack.kafka.kind == "apache" and not goes_on):
+                leftovers.refuse_foreign_logs(catalog, stack.kafka.description)
+            streams = catalog.streams.values()
             stack.kafka.create_topics({t: 1 for stream in streams for t in stream.topics})
             run.child("worker", "ingest", "--repo", str(repo))
             run.serve()

@@ -77,6 +77,29 @@ def stored_views(
     return [(reference, list(names)) for reference, names in found.values()]
 
 
+def key_types(catalog: Catalog, features: Sequence[FeatureRefPlan]) -> dict[str, str]:
+    """Column of the labels -> value type of the join key that it holds."""
+    return {
+        reference.join_key_map.get(key.name, key.name): key.type
+        for reference, _ in stored_views(catalog, features)
+        for key in catalog.views[reference.view].join_keys
+    }
+
+
+def needed_columns(
+    catalog: Catalog, features: Sequence[FeatureRefPlan], time: str
+) -> dict[str, str]:
+    """What labels need, with types: join keys, their time, inputs of on-demand views."""
+    fields = [
+        field
+        for reference in features
+        if reference.view in catalog.on_demand
+        for field in catalog.on_demand[reference.view].request_fields
+    ]
+    keys = key_types(catalog, features)
+    return {**keys, time: "UNIX_TIMESTAMP", **{f.name: f.type for f in fields}}
+
+
 def titles(
     catalog: Catalog, features: Sequence[FeatureRefPlan], full_feature_names: bool
 ) -> list[tuple[str, str, str]]:
@@ -101,15 +124,8 @@ def check(
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise HeadwaterError(f"the labels have {twice} twice; rename one of each")
-    keys = {}
-    for reference, _ in stored_views(catalog, features):
-        for key in catalog.views[reference.view].join_keys:
-            keys[reference.join_key_map.get(key.name, key.name)] = key.type
-    needed = {time} | keys.keys()
-    for reference in features:
-        if reference.view in catalog.on_demand:
-            needed |= {f.name for f in catalog.on_demand[reference.view].request_fields}
-    missing = sorted(needed - set(names))
+    keys = key_types(catalog, features)
+    missing = sorted(needed_columns(catalog, features, time).keys() - set(names))
     if missing:
         raise HeadwaterError(f"the labels lack {missing}; they have {sorted(names)}")
     _check_times(labels, time)

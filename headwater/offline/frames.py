@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
-from headwater.arrow import TIMESTAMP
+from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.catalog import Catalog
 from headwater.errors import HeadwaterError
 from headwater.offline.files import filesystem
@@ -58,6 +61,25 @@ def read_labels(path: str) -> pa.Table:
         return normalised(pq.read_table(inner, filesystem=store))
     except (OSError, pa.ArrowInvalid) as error:
         raise HeadwaterError(f"the labels in {path} cannot be read: {error}") from error
+
+
+def spaced(labels: pa.Table, most: int) -> pa.Table:
+    """At most so many of the labels, evenly spaced, in their order."""
+    if most >= labels.num_rows:
+        return labels
+    return labels.take(pa.array(np.linspace(0, labels.num_rows - 1, most).astype(np.int64)))
+
+
+def read_csv(data: bytes, keys: Mapping[str, str]) -> pa.Table:
+    """Labels of a CSV file with a line of names; keys: column -> value type, so that "007" stays
+    what it is where a key is text. Raises HeadwaterError for what cannot be read."""
+    types = {name: arrow_type(kind) for name, kind in keys.items()}
+    try:
+        return csv.read_csv(
+            pa.BufferReader(data), convert_options=csv.ConvertOptions(column_types=types)
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError) as error:
+        raise HeadwaterError(f"the labels are no CSV with the right keys: {error}") from error
 
 
 def _query(text: str, catalog: Catalog | None) -> pa.Table:

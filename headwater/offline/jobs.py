@@ -27,8 +27,9 @@ import pyarrow.parquet as pq
 from headwater.catalog import Catalog
 from headwater.errors import HeadwaterError
 from headwater.offline.checks import feature_names, references, service_features, stored_views
-from headwater.offline.frames import TIME_COLUMN, read_labels
+from headwater.offline.frames import TIME_COLUMN, read_labels, spaced
 from headwater.offline.label_values import LabelWindow, label_columns
+from headwater.offline.leaks import null_warnings
 from headwater.offline.manifest import Manifest, make_manifest, sources, stamp, versions_of
 from headwater.offline.point_in_time import AsOf, Past
 from headwater.offline.scan import open_view
@@ -50,7 +51,8 @@ class CancelledError(HeadwaterError):
 
 
 class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a job is to make. Paths are absolute; `rows_per_file` 0 is one file.
+    """What a job is to make. Paths are absolute; `rows_per_file` 0 is one file; `sample` is at most
+    so many of the labels, evenly spaced, for a look at what the whole would be (0: all).
 
     Label windows are texts as `LabelWindow.parse` reads them; a service or features, not both.
     """
@@ -64,6 +66,7 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     label_windows: tuple[str, ...] = ()
     bootstrap: str = ""
     rows_per_file: int = 0
+    sample: int = 0
 
     def request(self, catalog: Catalog) -> Request:
         if bool(self.service) == bool(self.features):
@@ -136,14 +139,20 @@ class Job:
     def run(self) -> Manifest:
         """Do the work. Raises HeadwaterError, or CancelledError where `listen` says so."""
         labels = read_labels(self.spec.entities)
-        self.status.total = self._total(labels.num_rows)
+        sample = self.spec.sample or labels.num_rows
+        self.status.total = self._total(min(labels.num_rows, sample))
         self._tell("checking")
         labels = prepare(self.catalog, self.request, labels, TIME_COLUMN, self._past)
+        labels = spaced(labels, sample)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._keep()
         before = sources(self.catalog, self._views, self.versions)
         columns = self._columns(labels)
         files, profiles = self._write(labels, columns)
+        held = {name: profile.result() for name, profile in profiles.items()}
+        asked, full = self.request.features, self.request.full_feature_names
+        for warning in null_warnings(self.catalog, asked, full, held):
+            self._warn(warning)
         manifest = make_manifest(
             self.catalog, self.spec, self.status, before, self._views, files, profiles,
             round(time.monotonic() - self._start, 3),

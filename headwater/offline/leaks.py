@@ -3,14 +3,16 @@ hours are spent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headwater.catalog import ViewPlan
+from headwater.catalog import Catalog, FeatureRefPlan, ViewPlan
+from headwater.offline.checks import titles
+from headwater.quality.objectives import objectives
 from headwater.windows import Int64
 
 #: Shares of the labels from which on something is worth a warning.
@@ -71,6 +73,27 @@ def newest_warning(view: str, newest_us: int | None, times: Int64) -> Iterator[s
             f"view {view!r}: {_share(ahead, len(times))} lie after its newest data "
             f"({_time(newest_us)}); they see its last state, however old"
         )
+
+
+def null_warnings(
+    catalog: Catalog, features: Sequence[FeatureRefPlan], full_feature_names: bool,
+    profiles: Mapping[str, Mapping[str, Any]],
+) -> Iterator[str]:  # fmt: skip
+    """Features that are null more often than their `max_null_ratio` allows, or always.
+
+    profiles: of each column, as `ColumnProfile.result`.
+    """
+    limits: dict[str, Mapping[str, float]] = {
+        reference.name_to_use: objectives(catalog.views[reference.view]).null_ratios
+        for reference in features
+        if reference.view in catalog.views
+    }
+    for title, alias, name in titles(catalog, features, full_feature_names):
+        found, limit = profiles[title], limits.get(alias, {}).get(name, 1.0)
+        ratio = found["null_ratio"]
+        if found["count"] and (ratio > limit or ratio == 1.0):
+            wanted = f"; its max_null_ratio is {limit:.0%}" if limit < 1.0 else ""
+            yield f"{title!r} is null in {_share(found['nulls'], found['count'])}{wanted}"
 
 
 def _share(part: int, n: int) -> str:

@@ -26,7 +26,7 @@ from headwater.catalog import Catalog, FeatureRefPlan, ViewPlan, decode, encode
 from headwater.errors import HeadwaterError
 from headwater.offline.checks import stored_views
 from headwater.offline.files import open_delta
-from headwater.offline.frames import TIME_COLUMN, read_labels
+from headwater.offline.frames import TIME_COLUMN, read_labels, spaced
 from headwater.offline.jobs import Spec, Status
 from headwater.offline.manifest import file_hash, make_manifest, sources, versions_of
 from headwater.offline.pieces import Piece
@@ -57,6 +57,7 @@ def training_set(
     spark = session or local_session()
     request = spec.request(catalog)
     labels = prepare(catalog, request, read_labels(spec.entities), TIME_COLUMN, Past())
+    labels = spaced(labels, spec.sample or labels.num_rows)
     buckets = buckets or max(2, -(-labels.num_rows // _LABELS))
     views = sorted({r.view for r, _ in stored_views(catalog, request.features)})
     versions = versions_of(catalog, views)

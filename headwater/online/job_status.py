@@ -17,6 +17,8 @@ from headwater.online.writer import OnlineWriter
 MATERIALIZE = "materialize"
 #: The job that compares features with their baselines.
 DRIFT = "drift"
+#: The job that tidies up offline logs; its subjects are Kafka sources.
+COMPACT = "compact"
 
 
 class JobStatus(msgspec.Struct):

@@ -16,6 +16,8 @@ from headwater.quality import profile_kernels as kernels
 from headwater.quality.feature_sketches import FeatureSketch, sketch_column
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+#: Parts of a histogram.
+BINS = 24
 #: The most frequent values that a profile of text names.
 TOP = 20
 #: Distinct texts that are counted one by one; past it, new ones are only estimated.
@@ -79,7 +81,8 @@ class ColumnProfile:
         )
 
     def result(self) -> dict[str, Any]:
-        """Counts, and for numbers min, max, mean, std and quantiles; for text its top values."""
+        """Counts; for numbers min, max, mean, std, quantiles and a histogram; for text its top
+        values."""
         known = self._rows - self._nulls
         found: dict[str, Any] = {
             "count": self._rows,
@@ -98,8 +101,26 @@ class ColumnProfile:
                 "min": low, "max": high, "mean": mean,
                 "std": (squares / (n - 1)) ** 0.5 if n > 1 else None,
                 "quantiles": {str(q): self._quantile(q, low, high) for q in QUANTILES},
+                "histogram": self._histogram(low, high),
             }  # fmt: skip
         return found
+
+    def _histogram(self, low: float, high: float) -> dict[str, Any]:
+        """How many values lie in each of `BINS` parts of [from, to], which leaves out the outermost
+        hundredths; what is beyond counts at the ends."""
+        start, end = (
+            self._quantile(QUANTILES[0], low, high),
+            self._quantile(QUANTILES[-1], low, high),
+        )
+        if not (np.isfinite(start) and np.isfinite(end) and start < end):
+            return {"from": start, "to": end, "counts": [int(self._moments[0])]}
+        held = np.flatnonzero(self._buckets)
+        middles = (held.astype(np.uint64) << np.uint64(kernels.SHIFT)) | np.uint64(
+            1 << (kernels.SHIFT - 1)
+        )
+        values = np.clip(middles.view(np.float64), start, end)
+        counts, _ = np.histogram(values, BINS, (start, end), weights=self._buckets[held])
+        return {"from": start, "to": end, "counts": counts.astype(np.int64).tolist()}
 
     def _quantile(self, q: float, low: float, high: float) -> float:
         value = float(kernels.quantile(self._buckets, q))

@@ -21,14 +21,19 @@ from headwater.offline.replay import (
     LogReader,
     Part,
     Window,
-    count_history,
     read_history,
 )
 from headwater.online.connect import Client
 from headwater.online.progress import Place, Progress, history
 from headwater.online.sinks import Batch, Sink, make_sink, write
 from headwater.online.writer import OnlineWriter
-from headwater.rebuild.gaps import by_stream, history_cut, missing, stream_views
+from headwater.rebuild.gaps import (
+    by_stream,
+    history_cut,
+    holds_still,
+    missing,
+    stream_views,
+)
 from headwater.rebuild.lock import RebuildLock
 from headwater.times import NO_TIME
 from headwater.windows import Int64
@@ -277,8 +282,7 @@ class Rebuilder:
         if held == cut:
             return 0
         if held is not None and held != begun:
-            low, high = min(held, cut), max(held, cut)
-            if held > NO_TIME and not count_history(stream, low, high):
+            if holds_still(stream, held, cut):
                 self._progress.move({place: (held, cut)})
                 return 0
             # What was folded can be taken out again only with all the rest.

@@ -10,6 +10,7 @@ from headwater.codec import key_prefix
 from headwater.errors import HeadwaterError
 from headwater.offline.replay import LogReader, count_history
 from headwater.online.progress import Place, Progress, history
+from headwater.times import NO_TIME
 
 #: A history counts before the log's first event time, its cut: this while the log has no event.
 NO_CUT = 2**61
@@ -60,6 +61,14 @@ def history_cut(stream: StreamSourcePlan, log: LogReader | None) -> int | None:
     return NO_CUT if first is None else first
 
 
+def holds_still(stream: StreamSourcePlan, held: int, cut: int) -> bool:
+    """Whether a history that was folded up to one cut is what it would be up to another.
+
+    The cut moves with the log's first event; where no row lies between, nothing is to be folded.
+    """
+    return held > NO_TIME and not count_history(stream, min(held, cut), max(held, cut))
+
+
 def missing(
     catalog: Catalog, progress: Progress | None, views: Iterable[str] | None = None
 ) -> list[Gap]:
@@ -96,7 +105,8 @@ def events_behind(catalog: Catalog, gaps: Sequence[Gap]) -> dict[str, int]:
         plan = log.plan(1) if log else {}
         for gap in (g for g in gaps if g.view in names):
             if gap.is_history:
-                rows = count_history(stream, -NO_CUT, gap.end)
+                stays = gap.held is not None and holds_still(stream, gap.held, gap.end)
+                rows = 0 if stays else count_history(stream, -NO_CUT, gap.end)
             else:
                 windows = plan.get((gap.place.topic, gap.place.partition), [])
                 rows = sum(w.rows for w in windows if w.last >= (gap.held or 0))

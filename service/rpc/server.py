@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from headwater import __version__
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
+from service.access import ANONYMOUS
 from service.replies import Reply, failed, refused
 from service.rpc import messages, rows, wire
 from service.rpc.messages import FEATURE_SERVER, SERVING
@@ -124,7 +125,9 @@ class RpcServer:
     async def _vectors(self, data: bytes, context: Any) -> bytes:
         left = context.time_remaining()
         deadline = None if left is None else asyncio.get_running_loop().time() + left
-        reply = await self._service.vectors.answer(data, Wishes(deadline, VECTORS))
+        access = self._service.access
+        caller = access.caller(_headers(context.invocation_metadata())) if access else ANONYMOUS
+        reply = await self._service.vectors.answer(data, Wishes(deadline, VECTORS, caller))
         return reply.body if reply.status == 200 else await _abort(context, reply)
 
     async def _info(self, _: bytes) -> Any:
@@ -195,6 +198,14 @@ async def _abort(context: Any, reply: Reply) -> bytes:
     return b""
 
 
+def _headers(metadata: Any) -> list[tuple[bytes, bytes]]:
+    """A call's metadata as HTTP has headers."""
+    return [
+        (key.encode(), value.encode() if isinstance(value, str) else value)
+        for key, value in metadata
+    ]
+
+
 class _KeyCheck(grpc.aio.ServerInterceptor):
     """Turns calls away whose API key (metadata, as HTTP's headers) lacks the scope."""
 
@@ -205,11 +216,7 @@ class _KeyCheck(grpc.aio.ServerInterceptor):
         scope = SCOPES.get(details.method, "read")
         refusal = None
         if scope is not None:
-            headers = [
-                (key.encode(), value.encode() if isinstance(value, str) else value)
-                for key, value in details.invocation_metadata
-            ]
-            refusal = self._access.refuse(headers, scope)
+            refusal = self._access.refuse(_headers(details.invocation_metadata), scope)
         if refusal is None:
             return await continuation(details)
         reply = failed(refusal.detail, refusal.status)

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from headwater.catalog import Catalog, FieldPlan, OnDemandPlan, ViewPlan
 from headwater.quality.freshness import freshness
+from headwater.usage import used_by
 from service.access import PAGES
 from service.ui import drawings
 from service.ui.history import Counts, History
@@ -67,24 +68,6 @@ def _rank(feature: Feature, words: Sequence[str]) -> int:
         return 0
     whole = f"{feature.view.name} {feature.field.name}".lower()
     return 1 if all(word in whole for word in words) else 2
-
-
-def used_by(catalog: Catalog) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(view, feature) -> the feature services that give it, directly or to an on-demand view."""
-    found: dict[tuple[str, str], dict[str, None]] = {}
-
-    def note(view: str, features: Sequence[str], service: str) -> None:
-        plan = catalog.views.get(view) or catalog.on_demand.get(view)
-        for feature in features or (plan.feature_names if plan else ()):
-            found.setdefault((view, feature), {})[service] = None
-        if isinstance(plan, OnDemandPlan):
-            for source in plan.inputs:
-                note(source.view, source.features, service)
-
-    for service in catalog.services.values():
-        for reference in service.features:
-            note(reference.view, reference.features, service.name)
-    return {key: tuple(sorted(services)) for key, services in found.items()}
 
 
 def _feature(view: ViewPlan | OnDemandPlan, field: FieldPlan, services: tuple[str, ...]) -> Feature:

@@ -27,7 +27,7 @@ from headwater.online.progress import Place, Progress, history
 from headwater.online.sinks import Batch, make_sink, write
 from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter
-from headwater.rebuild import Rebuilder, missing
+from headwater.rebuild import Rebuilder, events_behind, missing
 from headwater.rebuild.lock import RebuildLock
 from tests.logs import FIELDS, TOPIC, append, catalog, fill_log, random_events
 
@@ -366,6 +366,8 @@ def test_history_is_whole_before_the_first_event_and_stays_so_after_it(
     assert Rebuilder(found, redis_client).run() == 2 * 200
     assert_same(online(redis_client, found, "windows", now), offline(found, "windows", now))
     append(EventLog(found.streams["orders"]), random_events(2, 100, 1, hours=10))
+    gaps = missing(found, Progress(redis_client, found.project))
+    assert events_behind(found, gaps) == {"rows": 100, "windows": 100}
     assert Rebuilder(found, redis_client).run() == 2 * 100, "no row of the history is read again"
     now = time.time_ns() // 1000
     assert_same(online(redis_client, found, "windows", now), offline(found, "windows", now))

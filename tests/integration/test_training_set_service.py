@@ -33,7 +33,8 @@ from feast.types import Int64
 driver = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
 source = FileSource(name="rows", path="data/rows.parquet", timestamp_field="ts")
 trips = FeatureView(name="trips", entities=[driver], ttl=timedelta(0), source=source,
-                    schema=[Field(name="driver", dtype=Int64), Field(name="count", dtype=Int64)])
+                    schema=[Field(name="driver", dtype=Int64), Field(name="count", dtype=Int64,
+                                                           tags={"max_null_ratio": "0.1"})])
 service = FeatureService(name="all", features=[trips])
 """
 
@@ -145,6 +146,49 @@ def test_labels_may_be_a_parquet_body(client: httpx.Client) -> None:
     assert finished(client, place)["state"] == "done"
     table = pq.read_table(io.BytesIO(client.get(f"{place}/result").content))
     assert table["trips__count"].to_pylist() == [20, 10, None, 10]
+
+
+def test_a_look_at_a_sample_warns_before_the_whole_is_made(client: httpx.Client) -> None:
+    rows = 40
+    times = [(T0 + timedelta(minutes=i)).isoformat() for i in range(rows)]
+    lines = [f"{'3' if i >= 30 else '1'},{times[i]},{i}" for i in range(rows)]
+    body = "driver,event_timestamp,number\n" + "\n".join(lines)
+    started = client.post("/api/v1/training-sets?service=all&sample=11", content=body,
+                          headers={"content-type": "text/csv; charset=utf-8"})  # fmt: skip
+    assert started.status_code == 202, started.text
+    status = finished(client, started.json()["status"])
+    assert status["state"] == "done", status
+    # Driver 3 has no rows, and `count` may be null in a tenth.
+    assert any("'count' is null in 3 of 11 labels" in text for text in status["warnings"])
+    manifest = client.get(f"{started.json()['status']}/manifest").json()
+    assert manifest["rows"] == 11
+    histogram = manifest["profile"]["number"]["histogram"]
+    assert (histogram["from"], sum(histogram["counts"])) == (0, 11)
+    assert histogram["to"] == pytest.approx(35, rel=0.01)
+    # The first and the last label are among them.
+    table = pq.read_table(io.BytesIO(client.get(f"{started.json()['status']}/result").content))
+    assert (table["number"][0].as_py(), table["number"][-1].as_py()) == (0, rows - 1)
+
+
+def test_labels_may_lie_in_the_project_s_data_folder_and_nowhere_else(
+    client: httpx.Client, repo: Path
+) -> None:
+    (repo / "data" / "labels.csv").write_text("driver,event_timestamp\n2,2026-01-01T02:00:00Z\n")
+    (repo / "outside.csv").write_text("driver,event_timestamp\n")
+    asked = {"service": "all", "labels": "labels.csv"}
+    started = client.post("/api/v1/training-sets", json=asked)
+    assert started.status_code == 202, started.text
+    assert finished(client, started.headers["location"])["state"] == "done"
+    listed = client.get("/api/v1/training-sets").json()
+    mine = next(job for job in listed if job["id"] == started.json()["id"])
+    assert (mine["service"], mine["owner"], mine["state"]) == ("all", "ann", "done")
+    others = client.get("/api/v1/training-sets", headers=as_key("bob")).json()
+    assert mine["id"] not in {job["id"] for job in others}
+    held = f"training-sets/{started.json()['id']}/labels.parquet"
+    for wrong in ("../outside.csv", "nothing.csv", held, "registry.db"):
+        answer = client.post("/api/v1/training-sets", json={"service": "all", "labels": wrong})
+        assert answer.status_code == 422
+        assert "data folder" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
