@@ -114,7 +114,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
         lambda: service.planner.catalog, lambda: service.writer, settings.alertmanager_url
     )
     ingest_report.add(app, ingest)
-    ui.add(app, service, observed, history)
+    ui.add(app, service, observed, history, use, ingest, jobs)
     return app
 
 

@@ -5,18 +5,32 @@ Jinja templates, htmx and uPlot, all in the package: no page asks another host f
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from fastapi import FastAPI
 
 from service.access import PAGES
+from service.ingest_report import IngestReport
 from service.observed import Observed
 from service.running import Service
-from service.ui import catalogue
+from service.ui import catalogue, ingest, training, usage
 from service.ui.history import History
 from service.ui.pages import Pages
+from service.usage import UseOfFeatures
+
+if TYPE_CHECKING:
+    from service.training_jobs import TrainingSets
 
 
-def add(app: FastAPI, service: Service, observed: Observed, history: History) -> None:
+def add(
+    app: FastAPI, service: Service, observed: Observed, history: History, use: UseOfFeatures,
+    report: IngestReport, jobs: Callable[[], TrainingSets],
+) -> None:  # fmt: skip
     """Mount the pages; each module adds its routes, and its place of the navigation."""
     pages = Pages(service, observed)
     catalogue.add(pages, history)
+    training.add(pages, jobs, use)
+    ingest.add(pages, report)
+    usage.add(pages, use)
     app.mount(PAGES, pages.ui)

@@ -83,7 +83,7 @@ def test_a_value_that_makes_no_sense_is_refused_with_what_would(
 def test_an_unknown_setting_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(SettingError, match=r"HEADWATER_PROT=.*to be HEADWATER_PORT"):
         Settings.from_env({"HEADWATER_PROT": "7000"})
-    with pytest.raises(SettingError, match="one of HEADWATER_API_KEYS"):
+    with pytest.raises(SettingError, match="one of HEADWATER_ALERTMANAGER_URL"):
         Settings.from_env({"HEADWATER_ZZZZZZZZZZZZZZZZ": "1"})
 
 
