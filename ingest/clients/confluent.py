@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import confluent_kafka
@@ -18,8 +17,10 @@ import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from headwater.errors import FencedError, HeadwaterError, StoreUnavailableError
+from ingest.clients.librdkafka import Fetched, Messages, Queues
+from ingest.clients.message_kernels import ERROR, OFFSET, SIZE, TIMESTAMP
 from ingest.clients.options import for_confluent
-from ingest.records import Committed, DeadLetter, Moved, Original, Records, TopicPartition
+from ingest.records import Committed, DeadLetter, Int64, Moved, Original, Records, TopicPartition
 
 logger = logging.getLogger("headwater.ingest")
 
@@ -51,13 +52,13 @@ _PASSING = {
 
 @dataclass(frozen=True)
 class MessageRecords(Records):
-    """Records whose keys and headers the client's messages hold."""
+    """Records whose keys and headers librdkafka's messages hold. places: which of them, [n]."""
 
-    messages: Sequence[Message]
+    messages: Messages
+    places: Int64
 
     def original(self, i: int) -> Original:
-        message = self.messages[i]
-        return Original(message.key(), message.value(), message.headers() or [])
+        return self.messages.original(int(self.places[i]))
 
 
 class ConfluentConsumer:
@@ -91,8 +92,7 @@ class ConfluentConsumer:
             },
             logger=logging.getLogger("headwater.kafka"),
         )
-        #: Every topic that messages may be of.
-        self._topics: set[str] = set()
+        self._queues = Queues(self._client)
         self._assigned: set[TopicPartition] = set()
         self._revoked: set[TopicPartition] = set()
         self._owned: set[TopicPartition] = set()
@@ -115,7 +115,6 @@ class ConfluentConsumer:
     # -- the group -------------------------------------------------------------------------------
 
     def subscribe(self, topics: Sequence[str]) -> None:
-        self._topics |= set(topics)
         self._client.subscribe(
             list(topics), on_assign=self._gave, on_revoke=self._took, on_lost=self._took
         )
@@ -127,10 +126,15 @@ class ConfluentConsumer:
         held = self.committed(given)
         fresh = self.beginnings([tp for tp in given if held[tp] is None])
         starts = {tp: at.offset if (at := held[tp]) else fresh[tp] for tp in given}
-        self._client.incremental_assign([_native(tp, offset) for tp, offset in starts.items()])
-        self._next.update(starts)
+        self._assign(starts)
         self._assigned |= set(given)
         self._owned |= set(given)
+
+    def _assign(self, starts: Mapping[TopicPartition, int]) -> None:
+        for tp in starts:
+            self._queues.open(tp)
+        self._client.incremental_assign([_native(tp, offset) for tp, offset in starts.items()])
+        self._next.update(starts)
 
     def _took(self, _: Any, partitions: Any) -> None:
         gone = {TopicPartition(tp.topic, tp.partition) for tp in partitions}
@@ -139,6 +143,7 @@ class ConfluentConsumer:
         self._owned -= gone
         for tp in gone:
             self._next.pop(tp, None)
+            self._queues.shut(tp)
 
     def moved(self) -> Moved:
         moved = Moved(frozenset(self._assigned), frozenset(self._revoked))
@@ -151,86 +156,57 @@ class ConfluentConsumer:
     # -- messages --------------------------------------------------------------------------------
 
     def poll(self, timeout_seconds: float, max_records: int) -> list[Records]:
-        messages = self._client.consume(max_records, 0)
-        if not messages:
-            # `consume` would wait until it has all of them.
-            first = self._client.poll(timeout_seconds)
-            if first is None:
-                return []
-            messages = [first, *self._client.consume(max_records - 1, 0)]
-        errors = list(map(Message.error, messages))
-        told = [i for i, error in enumerate(errors) if error is not None]
-        found = []
-        at = 0
-        for i in [*told, len(messages)]:
-            found += self._columns(messages[at:i])
-            if i < len(messages):
-                found += self._told(messages[i])
-            at = i + 1
-        return found
+        # What the client says of no partition, and the rebalances, for which it calls us.
+        while (message := self._client.poll(0)) is not None:
+            self._general(message.error())
+        found = list(self._queues.take(max_records))
+        if not found:
+            self._queues.wait(timeout_seconds)
+            found = list(self._queues.take(max_records))
+        return [records for fetched in found for records in self._records(fetched)]
 
-    def _columns(self, messages: Sequence[Message]) -> list[Records]:
-        """One `Records` for each partition: librdkafka mixes them, a few messages of each."""
-        if not messages:
-            return []
-        place = np.fromiter(map(Message.partition, messages), np.int64, len(messages))
-        if len(self._topics) > 1:
-            number: dict[str | None, int] = {}
-            names = [number.setdefault(m.topic(), len(number)) for m in messages]
-            place += np.array(names, np.int64) << 32
-        if (place == place[0]).all():
-            return [self._run(messages)]
-        order = np.argsort(place, kind="stable")
-        cuts = np.flatnonzero(np.diff(place[order])) + 1
-        return [self._run([messages[i] for i in part.tolist()]) for part in np.split(order, cuts)]
+    def _general(self, error: KafkaError) -> None:
+        if error.code() not in _PASSING:
+            raise StoreUnavailableError(f"Kafka at {self._servers}: {error.str()}")
+        logger.debug("Kafka: %s", error.str())
 
-    def _run(self, messages: Sequence[Message]) -> Records:
-        n = len(messages)
-        values = list(map(Message.value, messages))
-        if None in values:
-            size = np.array([-1 if value is None else len(value) for value in values], np.int64)
-            values = [b"null" if value is None else value for value in values]
-            taken = np.where(size < 0, 4, size)
-        else:
-            taken = size = np.fromiter(map(len, values), np.int64, n)
-        at = np.cumsum(taken + 1) - taken
-        stamps = np.fromiter(map(itemgetter(1), map(Message.timestamp, messages)), np.int64, n)
-        first, last = messages[0].offset() or 0, messages[-1].offset()
-        if last == first + n - 1:
-            offsets = np.arange(first, first + n)
-        else:  # markers of transactions, or what compaction left out, lie between
-            offsets = np.fromiter(map(Message.offset, messages), np.int64, n)
-        tp = TopicPartition(messages[0].topic(), messages[0].partition())
-        self._next[tp] = int(offsets[-1]) + 1
-        return MessageRecords(
-            tp, b"[" + b",".join(values) + b"]", at, size, offsets, stamps, self._next[tp],
-            self._end(tp), messages,
+    def _records(self, fetched: Fetched) -> Iterator[Records]:
+        """A partition's messages; none of them where only the position moves, or not even that."""
+        tp, columns = fetched.tp, fetched.columns
+        if tp not in self._owned:
+            return
+        before = self._next.get(tp, -1)
+        places = np.flatnonzero(columns[ERROR] == 0)
+        if len(places):
+            self._next[tp] = int(columns[OFFSET, places[-1]]) + 1
+        for place in np.flatnonzero(columns[ERROR]).tolist():
+            self._told(fetched, place)
+        if self._next.get(tp, -1) == before:
+            return
+        chosen = columns if len(places) == columns.shape[1] else columns[:, places]
+        yield MessageRecords(
+            tp, fetched.data, fetched.value_at, chosen[SIZE], chosen[OFFSET], chosen[TIMESTAMP],
+            self._next[tp], self._end(tp), fetched.messages, places,
         )  # fmt: skip
 
     def _end(self, tp: TopicPartition) -> int:
         known = self._client.get_watermark_offsets(_native(tp), cached=True)
         return max(known[1] if known else -1, self._next[tp])
 
-    def _told(self, message: Message) -> list[Records]:
-        """What the client says between the messages."""
-        error, code = message.error(), message.error().code()
-        if code in _PASSING:
-            logger.debug("Kafka: %s", error.str())
-            return []
-        if message.topic() is None or message.partition() is None:
-            raise StoreUnavailableError(f"Kafka at {self._servers}: {error.str()}")
-        tp = TopicPartition(message.topic(), message.partition())
-        if code == KafkaError._AUTO_OFFSET_RESET:
-            self._reset(tp, message.offset())
-            return []
-        if code != KafkaError._PARTITION_EOF:
-            raise StoreUnavailableError(f"Kafka at {self._servers}: {tp}: {error.str()}")
-        if message.offset() <= self._next.get(tp, -1):
-            return []
-        self._next[tp] = message.offset()
-        none = np.empty(0, np.int64)
-        return [MessageRecords(tp, b"[]", none, none, none, none, message.offset(),
-                               self._end(tp), [])]  # fmt: skip
+    def _told(self, fetched: Fetched, place: int) -> None:
+        """What the client says between a partition's messages."""
+        tp, offset = fetched.tp, int(fetched.columns[OFFSET, place])
+        code = int(fetched.columns[ERROR, place])
+        if code == KafkaError._PARTITION_EOF:
+            self._next[tp] = max(self._next.get(tp, -1), offset)
+        elif code == KafkaError._AUTO_OFFSET_RESET:
+            self._reset(tp, offset)
+        elif code in _PASSING:
+            logger.debug("Kafka: %s: %s", tp, fetched.messages.error(place))
+        else:
+            raise StoreUnavailableError(
+                f"Kafka at {self._servers}: {tp}: {fetched.messages.error(place)}"
+            )
 
     def _reset(self, tp: TopicPartition, before: int | None) -> None:
         """Go on at the earliest message, for what was wanted is gone."""
@@ -271,8 +247,7 @@ class ConfluentConsumer:
         # librdkafka's own seek lets messages that were fetched before it pass after it.
         with _answering(self._servers):
             self._client.incremental_unassign([_native(partition)])
-            self._client.incremental_assign([_native(partition, offset)])
-        self._next[partition] = offset
+            self._assign({partition: offset})
 
     def beginnings(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         return {tp: low for tp, (low, _) in self._bounds(partitions).items()}
@@ -376,8 +351,10 @@ class ConfluentConsumer:
 
     def close(self) -> None:
         atexit.unregister(self.close)
-        self._producer, self._closing = None, True
-        self._client.close()
+        if not self._closing:
+            self._producer, self._closing = None, True
+            self._queues.close()
+            self._client.close()
 
 
 def _native(tp: TopicPartition, offset: int | None = None) -> Any:
