@@ -253,11 +253,10 @@ def test_a_lock_that_was_lost_deletes_nothing(client: Client) -> None:
 
 
 def test_a_worker_and_the_service_through_resharding_and_failover(
-    tmp_path: Path, cluster: Cluster, client: Client, kafka: LocalKafka
+    template: Path, tmp_path: Path, cluster: Cluster, client: Client, kafka: LocalKafka
 ) -> None:
     """Every window and row is right after slots moved and primaries died under the worker."""
     run = f"c{uuid.uuid4().hex[:8]}"
-    template = faults.applied(tmp_path / "template")
     repo = faults.copy(template, tmp_path / run, run)
     feed, crew = Feed(kafka.bootstrap, run, 5), Crew(repo, kafka.bootstrap, cluster.url, run)
     try:
@@ -287,7 +286,7 @@ def test_a_worker_and_the_service_through_resharding_and_failover(
         found = compare(repo, partial(truth.read_topic, kafka.bootstrap), client)  # type: ignore[arg-type]
         assert found.messages == feed.sent
         assert min(found.windows, found.rows, found.logged, found.dead) > 0
-        assert_served(repo, cluster, client)
+        assert_served(repo, cluster.url, client)
     finally:
         crew.close()
         feed.close()
@@ -300,12 +299,12 @@ def served_by_another(cluster: Cluster, slot: int, dead: Node) -> bool:
         return False
 
 
-def assert_served(repo: Path, cluster: Cluster, client: Client) -> None:
-    """The service gives over HTTP what is in the cluster, for many entities at once and for one."""
+def assert_served(repo: Path, url: str, client: Client) -> None:
+    """The service gives over HTTP what is in Redis, for many entities at once and for one."""
     plans = catalog_cache.load(repo)
     names = ["user_latest", "user_windows"]
     users = list(range(60))
-    with serve(repo, cluster.url) as server:
+    with serve(repo, url) as server:
         until(lambda: server.get("/ready").status == 200)
         for asked in (users, users[:1]):
             for name in names:
