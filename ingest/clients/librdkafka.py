@@ -11,7 +11,6 @@ import ctypes
 import os
 import select
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -136,6 +135,8 @@ class Queues:
         self._bell, self._ring = os.pipe()
         os.set_blocking(self._bell, False)
         os.set_blocking(self._ring, False)
+        self._waiting = select.poll()
+        self._waiting.register(self._bell, select.POLLIN)
 
     def open(self, tp: TopicPartition) -> None:
         """To be called before the partition is assigned, each time."""
@@ -156,9 +157,8 @@ class Queues:
 
     def wait(self, seconds: float) -> None:
         """Until something has come since the last `wait`, or the time is over."""
-        if select.select([self._bell], [], [], seconds)[0]:
-            with suppress(BlockingIOError):
-                os.read(self._bell, 1 << 16)
+        if self._waiting.poll(seconds * 1000):
+            os.read(self._bell, 1 << 16)
 
     def take(self, most: int) -> Iterator[Fetched]:
         """What has come, at most so many messages of all partitions together; does not wait."""
@@ -181,10 +181,10 @@ class Queues:
         messages = Messages(self._library, addresses)
         self._lent.add(messages)
         columns = mk.read(addresses, _place(self._library.rd_kafka_message_timestamp))
-        told = columns[mk.ERROR] == 0
+        plain = columns[mk.ERROR] == 0
         at, size = columns[mk.AT], columns[mk.SIZE]
-        if not told.all():
-            at, size = at[told], size[told]
+        if not plain.all():
+            at, size = at[plain], size[plain]
         text, places = mk.packed(at, size)
         return Fetched(tp, columns, text.tobytes(), places, messages)
 
