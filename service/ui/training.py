@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -17,7 +19,7 @@ from headwater.errors import BadRequestError, HeadwaterError
 from service import openapi
 from service.access import PAGES
 from service.training_sets import done_file
-from service.ui import drawings
+from service.ui import drawings, texts
 from service.ui.pages import Entry, Pages
 from service.usage import UseOfFeatures
 
@@ -213,13 +215,28 @@ def _described(jobs: TrainingSets, name: str) -> dict[str, Any]:
         path = done_file(jobs, name)
         manifest = orjson.loads(path.with_name(f"{path.name}.manifest.json").read_bytes())
         context |= {"manifest": manifest, "bytes": path.stat().st_size}
+        kinds = pq.read_schema(path)
         context["columns"] = [
-            {"name": column, **profile, "bars": _bars(profile)}
+            _column(column, profile, kinds.field(column).type)
             for column, profile in manifest["profile"].items()
         ]
     return context
 
 
-def _bars(profile: dict[str, Any]) -> str:
-    histogram = profile.get("histogram")
-    return drawings.bars(histogram["counts"]) if histogram else ""
+def _column(name: str, profile: dict[str, Any], kind: pa.DataType) -> dict[str, Any]:
+    """A column's profile as the page writes it; `spread` is empty where there are no numbers."""
+    counts = profile.get("histogram", {}).get("counts", [])
+    shown: dict[str, Any] = {**profile, "name": name, "spread": [], "bars": ""}
+    if "quantiles" in profile:
+        quantiles = [profile["quantiles"][q] for q in ("0.25", "0.5", "0.75")]
+        numbers = (profile["min"], *quantiles, profile["max"])
+        shown["spread"] = [_written(number, kind) for number in numbers]
+        shown["bars"] = drawings.bars(counts) if len(counts) > 1 else ""
+    return shown
+
+
+def _written(number: float, kind: pa.DataType) -> str:
+    if pa.types.is_timestamp(kind):
+        return texts.moment(int(number))
+    # A quantile is the middle of a bucket, which for whole numbers lies beside them.
+    return texts.value(round(number) if pa.types.is_integer(kind) else float(number))
