@@ -240,8 +240,8 @@ def read_table(data: bytes, as_csv: bool, spec: Spec, catalog: Catalog) -> pa.Ta
         if as_csv:
             return read_csv(data, key_types(catalog, spec.request(catalog).features))
         return pq.read_table(io.BytesIO(data))
-    except pa.ArrowInvalid as error:
-        raise BadRequestError(f"the body is no Parquet file: {error}", 400) from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadRequestError(f"the labels are no Parquet file: {error}", 400) from error
     except HeadwaterError as error:
         raise BadRequestError(str(error)) from error
 

@@ -28,6 +28,7 @@ TELL_SECONDS = 60.0
 _SIZES_SECONDS = 60.0
 #: Days without a request after which something counts as unused.
 DAYS = 30.0
+_MOST_DAYS = 36_500
 
 
 class UseOfFeatures:
@@ -43,12 +44,15 @@ class UseOfFeatures:
         self._telling = threading.Lock()
 
     def report(self, days: float) -> dict[str, Any]:
-        """As `usage_report`. Raises StoreUnavailableError."""
-        used, catalog = held.read(self._writer()), self._catalog()
-        counts = dict(used.counts)
-        for more in (self._uses.untold(), self._pending):
-            _add(counts, more)
-        now = time.time()
+        """As `usage_report`. Raises StoreUnavailableError, and BadRequestError for the days."""
+        if not 0 < days <= _MOST_DAYS:
+            raise BadRequestError(f'"days" must be greater than 0 and at most {_MOST_DAYS:,}')
+        catalog, now = self._catalog(), time.time()
+        with self._telling:  # else what is on its way would be missing, or there twice
+            used = held.read(self._writer())
+            counts = dict(used.counts)
+            for more in (self._uses.untold(), self._pending):
+                _add(counts, more)
         found = used._replace(counts=counts, since=used.since or (now if counts else 0.0))
         return usage_report(catalog, found, self._sized(catalog), now, days)
 
@@ -94,7 +98,5 @@ def add(app: FastAPI, use: UseOfFeatures) -> None:
     async def usage(days: float = DAYS) -> Response:
         """Per view and feature: bytes, requests, callers, last use; and what can be dropped since
         no service names it and nobody asked for it for so many days."""
-        if not days > 0:
-            raise BadRequestError('"days" must be greater than 0')
         report = await asyncio.to_thread(use.report, days)
         return Response(orjson.dumps(report), media_type="application/json")

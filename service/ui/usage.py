@@ -37,8 +37,6 @@ def add(pages: Pages, use: UseOfFeatures) -> None:
 
 
 def _context(use: UseOfFeatures, days: float) -> dict[str, Any]:
-    if not days > 0:
-        raise BadRequestError('"days" must be greater than 0')
     report = use.report(days)
     since = report["counted_since"]
     return {
