@@ -123,7 +123,7 @@ def _ignores_ttl(patch: pytest.MonkeyPatch) -> None:
 
     def alone(self: Any, *given: Any) -> None:
         single(self, *given)
-        self._views = [view._replace(ttl_us=0) for view in self._views]
+        self._views = [view._replace(oldest_us=0) for view in self._views]
 
     patch.setattr(RowColumns, "__init__", without)
     patch.setattr(SingleEntity, "__init__", alone)
