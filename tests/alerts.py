@@ -72,6 +72,7 @@ class Series:
             self.level("store_up", 1, instance=instance, store="redis")
         for instance in WORKERS:
             self.level("up", 1, job="headwater-ingest", instance=instance)
+        self.level("up", 1, job="alertmanager", instance="am:9093")
         self.level("store_memory_bytes", 4e9, store="redis")
         self.level("store_memory_limit_bytes", 8e9, store="redis")
         self.rate("store_evicted_keys_total", 0, store="redis")
@@ -197,9 +198,11 @@ class Check:
         self.expect(step, expr, {f'{{alertname="{name}"}}': 1.0 for name in sorted(names)})
 
 
-def promtool(folder: Path, tests: Sequence[tuple[str, Series, Check]]) -> str:
-    """What `promtool test rules` finds wrong; "" where nothing is."""
-    (folder / "rules.yml").write_text(yaml.safe_dump(RULES))
+def promtool(folder: Path, tests: Sequence[tuple[str, Series, Check]], every: int = 1) -> str:
+    """What `promtool test rules` finds wrong, "" for nothing. every: steps between two looks."""
+    (group,) = RULES["groups"]
+    looked = {"groups": [{**group, "interval": f"{every * STEP:g}s"}]}
+    (folder / "rules.yml").write_text(yaml.safe_dump(looked))
     content = {
         "rule_files": ["rules.yml"],
         "evaluation_interval": f"{STEP:g}s",

@@ -59,16 +59,24 @@ def _down(down: str, o: Options) -> str:
     return f"sum_over_time(({down})[{o.time(8)}:{o.time(1)}]) >= 2"
 
 
+def _gone(job: str, o: Options) -> str:
+    """PromQL: no process of a job answers, or there is none to ask.
+
+    A look at which nothing at all was scraped is none: the watching server itself was not there.
+    """
+    return _down(f'(sum(up{{job="{job}"}}) or 0 * count(up)) == bool 0', o)
+
+
 def _servers(o: Options) -> Iterator[Alert]:
     yield Alert(
         "FeatureServiceDown", "page",
-        _down(f'(sum(up{{job="{SERVICE}"}}) or vector(0)) == bool 0', o), 0,
+        _gone(SERVICE, o), 0,
         "No process of the feature service answers",
         "Nobody gets feature vectors.",
     )  # fmt: skip
     yield Alert(
         "IngestDown", "page",
-        _down(f'(sum(up{{job="{INGEST}"}}) or vector(0)) == bool 0', o), 0,
+        _gone(INGEST, o), 0,
         "No ingest worker answers",
         "Events wait in Kafka; every stream view is getting stale.", "stream",
     )  # fmt: skip

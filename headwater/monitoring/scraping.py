@@ -45,9 +45,11 @@ def _jobs(catalog: Catalog, options: Options) -> list[dict[str, Any]]:
     service: dict[str, Any] = {"job_name": SERVICE, **_targets(options.services)}
     if options.key_file:
         service["authorization"] = {"type": "Bearer", "credentials_file": options.key_file}
-    if not catalog.streams:
-        return [service]
-    return [service, {"job_name": INGEST, **_targets(options.workers)}]
+    found = [service]
+    if catalog.streams:
+        found.append({"job_name": INGEST, **_targets(options.workers)})
+    # Who tells the people; and a job that is always there says that there was somebody to look.
+    return [*found, {"job_name": "alertmanager", **_targets(options.alertmanagers)}]
 
 
 def _targets(addresses: Sequence[str]) -> dict[str, Any]:

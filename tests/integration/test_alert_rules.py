@@ -244,4 +244,15 @@ def test_each_fires_on_its_fault_and_ends_with_the_repair(tmp_path: Path) -> Non
         check.firing(end + fault.gone - 1, (name,), this)
         check.firing(end + fault.gone, (), this)
         tried.append((name, series, check))
+    vanished, check = Series(2 * QUIET), Check()
+    for instance in SERVICES:
+        vanished.of("up", job="headwater-service", instance=instance)[QUIET:] = np.nan
+    check.firing(QUIET + 1, ("FeatureServiceDown",))
+    tried.append(("targets that are gone from DNS", vanished, check))
+    absent, check = Series(2 * QUIET), Check()
+    for values in (*absent.levels.values(), *absent.rates.values()):
+        values[:QUIET] = np.nan
+    for step in range(2 * QUIET):
+        check.firing(step, ())
+    tried.append(("Prometheus that was not there before", absent, check))
     assert promtool(tmp_path, tried) == ""

@@ -99,7 +99,8 @@ def test_a_project_gets_the_alerts_that_make_sense_for_it() -> None:
     assert "MaterializationFailed" not in rules(streams)
     assert "dashboards/ingest.json" in streams
     only = yaml.safe_load(generate(project("b", streams=False), Options())["prometheus.yml"])
-    assert [job["job_name"] for job in only["scrape_configs"]] == ["headwater-service"]
+    jobs = [job["job_name"] for job in only["scrape_configs"]]
+    assert jobs == ["headwater-service", "alertmanager"]
 
 
 def test_windows_and_waits_are_multiples_of_the_interval() -> None:
