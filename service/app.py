@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 
 from headwater import __version__
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
+from headwater.offline.predictions import path_of
 from headwater.online.columns import warm
 from headwater.quality.budgets import budgets
 from headwater.settings import Settings
@@ -22,6 +23,7 @@ from service import (
     ingest_report,
     monitoring,
     openapi,
+    predictions,
     protocol,
     training_sets,
     ui,
@@ -30,6 +32,7 @@ from service import (
 from service.crew import Place
 from service.gate import Gate
 from service.observed import Observed
+from service.predictions import PredictionLog
 from service.replies import Reply, failed, refused
 from service.running import Service
 from service.ui.history import History
@@ -45,6 +48,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
     observed.promise(service.planner.catalog)
     service.metrics.registry.register(observed)
     history = History(service.metrics, observed)
+    predicted = PredictionLog(settings, service.metrics, lambda: path_of(service.planner.catalog))
     every = settings.drift_seconds if place is None or place.number == 0 else 0.0
     use = usage.UseOfFeatures(
         service.metrics.uses, lambda: service.planner.catalog, lambda: service.writer
@@ -82,6 +86,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
         await service.link.close()
         await asyncio.to_thread(use.tell)
         await asyncio.to_thread(service.logs.close)
+        await asyncio.to_thread(predicted.close)
 
     app = FastAPI(
         title="Headwater",
@@ -103,6 +108,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
     _add_health(app, service)
     monitoring.add(app, service.metrics, lambda: service.planner.catalog, lambda: service.writer)
     drift.add(app, lambda: service.writer)
+    predictions.add(app, predicted, lambda: service.planner.catalog, service.raw_body)
     feature_views.add(app, repo, lambda: service.planner.catalog, service.reload, service.raw_body)
     jobs = training_sets.opened(repo)
     training_sets.add(

@@ -25,12 +25,13 @@ def add(app: FastAPI, writer: Callable[[], OnlineWriter]) -> None:
 
     @app.get("/api/v1/drift", tags=["operation"])
     async def drift(of: str = "offline", feature_view: str = "", feature: str = "") -> Response:
-        """The last comparison of features with what they were: of what is `offline`, or `served`.
+        """The last comparison of features with what they were: of what is `offline`, of what was
+        `served`, or of `predictions`, by model and version.
 
         Narrowed to a view or a feature of it; `made_at` is null before the first.
         """
-        if of not in {"offline", "served"}:
-            raise BadRequestError(f'"of" is offline or served, not {of!r}')
+        if of not in {"offline", "served", "predictions"}:
+            raise BadRequestError(f'"of" is offline, served or predictions, not {of!r}')
         store = writer()
         found = await asyncio.to_thread(drift_status.report, store.client, store.project, of)
         found = found or {"of": of, "made_at": None, "compared": 0, "alarms": [], "views": []}

@@ -249,6 +249,13 @@ class Metrics:
         )  # fmt: skip
         for outcome in ("written", "dropped", "failed"):
             self.logged.labels(outcome)
+        self.predictions = _Counters(
+            s, "logged_predictions",
+            "Predictions and outcomes that clients sent: written, dropped (the queue was full), "
+            "failed", ["outcome"],
+        )  # fmt: skip
+        for outcome in ("written", "dropped", "failed"):
+            self.predictions.labels(outcome)
         self.starts = _Counters(s, "worker_starts", "Starts of a worker of the service", ["worker"])
         self.store_errors.labels("redis", "request", "unavailable")
         self._store_seconds = _Spreads(
@@ -260,8 +267,8 @@ class Metrics:
         self._asked: dict[str, set[tuple[str, ...]]] = defaultdict(set)
         self._families = (
             self.seconds, self._entities, self.age, self._values, self._nulls, self.store_errors,
-            self._store_seconds, self.in_flight, self.logged, self.starts, self.past_objective,
-            self.refused,
+            self._store_seconds, self.in_flight, self.logged, self.predictions, self.starts,
+            self.past_objective, self.refused,
         )  # fmt: skip
         #: Who asked for which features; no metric, since callers are many.
         self.uses = Uses(s)

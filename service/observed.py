@@ -159,7 +159,7 @@ class Observed:
             name + "threshold", "What that score may be: the objective's, or what chance gives",
             labels=labels,
         )  # fmt: skip
-        checks = sorted(self.drift.checks, key=lambda c: c.limit is None or c.score <= c.limit)
+        checks = sorted(self.drift.checks, key=lambda c: c.over <= 0)
         for check in checks[:DRIFT_CHECKS]:
             at = [check.feature_view, check.feature, check.check, check.of]
             score.add_metric(at, check.score)
@@ -173,7 +173,13 @@ class Observed:
         if self.drift.at:
             made.add_metric([], len(checks))
             last.add_metric([], self.drift.at)
-        yield from (score, threshold, made, last)
+        models = GaugeMetricFamily(
+            PREFIX + "model_quality", "How good a model was on its last day with outcomes",
+            labels=["model", "version", "measure"],
+        )  # fmt: skip
+        for one in self.drift.models[:DRIFT_CHECKS]:
+            models.add_metric([one.model, one.version, one.measure], one.value)
+        yield from (score, threshold, made, last, models)
 
     def _store_families(self) -> Iterator[Metric]:
         name, store = PREFIX + "store_", ["store"]

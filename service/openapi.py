@@ -56,6 +56,31 @@ ROWS = _body({"feature_view_name": {"type": "string"}, "df": _COLUMNS}, ["featur
 MATERIALIZE = _body({"feature_views": _NAMES}, [])
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _DESCRIBED = {"name": {"type": "string"}, "description": {"type": "string"}, "tags": _TEXTS}
+_VALUE = {"anyOf": [{"type": "number"}, {"type": "string"}]}
+_WHICH = {"model": {"type": "string"}, "prediction_id": {"type": "string"}}
+_WHEN = {"timestamp": {"type": "string", "format": "date-time"}}
+_PREDICTION = {
+    "type": "object",
+    "properties": {
+        **_WHICH, "version": {"type": "string"}, "prediction": _VALUE,
+        "entity": {"type": "object"}, **_WHEN,
+    },
+    "required": ["model", "version", "prediction"],
+}  # fmt: skip
+_OUTCOME = {
+    "type": "object",
+    "properties": {
+        **_WHICH, "outcome": {"anyOf": [*_VALUE["anyOf"], {"type": "boolean"}]}, **_WHEN,
+    },
+    "required": ["model", "prediction_id", "outcome"],
+}  # fmt: skip
+PREDICTIONS = _body(
+    {
+        "predictions": {"type": "array", "items": _PREDICTION},
+        "outcomes": {"type": "array", "items": _OUTCOME},
+    },
+    [],
+)
 FEATURE_VIEW = _body(
     {
         **_DESCRIBED,

@@ -18,6 +18,7 @@ from headwater.cli.explain import explain
 from headwater.cli.init import init
 from headwater.cli.monitoring import monitoring
 from headwater.cli.plan import apply, plan
+from headwater.cli.predictions import predictions
 from headwater.cli.training_set import profile, training_set
 from headwater.cli.trial import test
 from headwater.cli.usage import usage
@@ -206,6 +207,7 @@ app.command("training-set")(training_set)
 app.command()(profile)
 app.command()(verify)
 app.command()(drift)
+app.command()(predictions)
 app.command()(explain)
 app.command()(monitoring)
 app.command()(usage)

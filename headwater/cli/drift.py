@@ -29,8 +29,8 @@ def drift(
     view: Annotated[str, typer.Option(help="only this feature view")] = "",
     service: Annotated[str, typer.Option(help="only this feature service's features")] = "",
     of: Annotated[
-        str, typer.Option(help="what is compared: offline (the log), served, or both")
-    ] = "both",
+        str, typer.Option(help="what is compared: offline, served or predictions; else all")
+    ] = "",
     since: Annotated[
         str, typer.Option("--from", help="the span (ISO 8601, UTC); its last day by default")
     ] = "",
@@ -52,21 +52,23 @@ def drift(
     from headwater.offline.drift import Asked, Of
     from headwater.offline.drift import report as run
     from headwater.offline.feature_log import named_logs
+    from headwater.offline.predictions import DAY_US, path_of, quality
     from headwater.offline.sketch_table import SketchTable
     from headwater.offline.sketching import update
 
-    if of not in {"both", *get_args(Of)}:
-        raise HeadwaterError(f"--of is offline, served or both, not {of!r}")
+    if of not in {"", *get_args(Of)}:
+        raise HeadwaterError(f"--of is one of {', '.join(get_args(Of))}, not {of!r}")
     settings = Settings.from_env(os.environ)
     catalog = catalog_cache.load(repo.resolve())
     times = [micros(text) or 0 for text in (since, until, baseline_from, baseline_to)]
     span = Asked("offline", view, service, times[0], times[1], times[2], times[3], baseline)
-    asked = [msgspec.structs.replace(span, of=one) for one in get_args(Of) if of in {"both", one}]
+    asked = [msgspec.structs.replace(span, of=one) for one in get_args(Of) if of in {"", one}]
     table = SketchTable(catalog)
     with _noted(catalog, settings, record) as note:
         rows = update(catalog, table, named_logs(catalog, settings.feature_log))
-        reports = {one.of: run(catalog, table, one) for one in asked}
-        note(reports, sum(rows.values()))
+        reports = {one.of: run(catalog, table, one, repo.resolve()) for one in asked}
+        week = time.time_ns() // 1000 - 7 * DAY_US
+        note(reports, sum(rows.values()), quality(path_of(catalog), week, week + 7 * DAY_US))
     if as_json:
         typer.echo(json.dumps({"sketched": rows, **reports}))
     else:
@@ -80,7 +82,7 @@ def drift(
 def _noted(catalog: Any, settings: Settings, record: bool) -> Iterator[Callable[..., None]]:
     """How to take note of reports: for the service, with how the job went, or not at all."""
     if not record:
-        yield lambda reports, rows: None
+        yield lambda reports, rows, days: None
         return
     from headwater.online import drift_status, job_status
     from headwater.online.connect import connect
@@ -91,9 +93,9 @@ def _noted(catalog: Any, settings: Settings, record: bool) -> Iterator[Callable[
     writer = OnlineWriter(client, catalog.project)
     with job_status.running(writer, job_status.DRIFT, catalog.project) as job:
 
-        def note(reports: Mapping[str, Any], rows: int) -> None:
+        def note(reports: Mapping[str, Any], rows: int, days: list[dict[str, Any]]) -> None:
             job.rows = rows
-            drift_status.put(client, catalog.project, time.time(), reports)
+            drift_status.put(client, catalog.project, time.time(), reports, days)
 
         yield note
 

@@ -29,12 +29,12 @@ GRACE_US = 300_000_000
 BASELINE_TAG = "baseline"
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
-Of = Literal["offline", "served"]
+Of = Literal["offline", "served", "predictions"]
 
 
 class Asked(msgspec.Struct, frozen=True):
     """What to compare. Times in microseconds, 0 is the default: the last day against the seven
-    before. A whole hour counts where it begins in a span."""
+    before. A whole hour counts where it begins in a span. Of predictions, a view is a model."""
 
     of: Of = "offline"
     view: str = ""
@@ -66,21 +66,28 @@ class Times(msgspec.Struct, frozen=True):
         return cls(since // HOUR_US * HOUR_US, until, begins // HOUR_US * HOUR_US, ends)
 
 
-def report(catalog: Catalog, table: SketchTable, asked: Asked) -> dict[str, Any]:
+def report(catalog: Catalog, table: SketchTable, asked: Asked, repo: Path) -> dict[str, Any]:
     """What was compared, as JSON can hold it:
 
     {of, made_at (s), from_us, until_us, baseline: {manifest | from_us, until_us}, compared,
-     alarms: [check], views: [{feature_view, rows, baseline_rows, checks: [check],
+     alarms: [check], views: [{feature_view, service, rows, baseline_rows, checks: [check],
      features: [{feature, type, kind, current, baseline, bins, checks: [check]}]}]}
 
-    A check is {feature_view, feature, check, score, threshold, noise, limit, alarm, detail};
-    `current` and `baseline` are {rows, nulls, null_ratio, mean, std, min, max, quantiles,
+    Of predictions, feature_view is the model and feature its version. What services with a
+    baseline of their own served is there once more, with `service`. `repo` is where their tags'
+    paths begin. A check is {feature_view, feature, check, score, threshold, noise, limit, alarm,
+    detail}; `current` and `baseline` are {rows, nulls, null_ratio, mean, std, min, max, quantiles,
     distinct, top}; `bins` {names, baseline, current} are shares, by the bins' upper edges.
     """
     now_us = time.time_ns() // 1000
     times = Times.of(asked, now_us)
-    manifest = _manifest(catalog, asked)
-    views = [_view(table, view, asked, times, manifest, now_us) for view in _views(catalog, asked)]
+    manifest = _manifest(catalog, asked, repo)
+    views = [
+        _view(table, view, asked, times, manifest, now_us) for view in _views(catalog, table, asked)
+    ]
+    for service in _pinned(catalog, asked):
+        of_service = msgspec.structs.replace(asked, service=service)
+        views += report(catalog, table, of_service, repo)["views"]
     checks = [c for v in views for c in (*v["checks"], *_of_features(v))]
     pinned = {"manifest": str(manifest[0])} if manifest else {
         "from_us": times.baseline_from_us, "until_us": times.baseline_until_us
@@ -98,8 +105,18 @@ def _of_features(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield from feature["checks"]
 
 
-def _views(catalog: Catalog, asked: Asked) -> list[ViewPlan]:
+def _pinned(catalog: Catalog, asked: Asked) -> list[str]:
+    """Services that are compared with their own training sets, where nothing else is asked."""
+    if asked.of != "served" or asked.service or asked.baseline or asked.baseline_from_us:
+        return []
+    return [name for name, s in catalog.services.items() if s.tags.get(BASELINE_TAG)]
+
+
+def _views(catalog: Catalog, table: SketchTable, asked: Asked) -> list[ViewPlan]:
     """Those asked for; on-demand views are there as what they give."""
+    if asked.of == "predictions":
+        models = table.views("predictions")
+        return [ViewPlan(m, "row", (), ()) for m in models if not asked.view or m == asked.view]
     every = {**catalog.views, **{n: _as_view(v) for n, v in catalog.on_demand.items()}}
     if asked.view and asked.view not in every:
         raise HeadwaterError(f"there is no feature view {asked.view!r}; there are {sorted(every)}")
@@ -120,20 +137,20 @@ def _as_view(plan: OnDemandPlan) -> ViewPlan:
 
 
 def _manifest(
-    catalog: Catalog, asked: Asked
+    catalog: Catalog, asked: Asked, repo: Path
 ) -> tuple[Path, dict[str, dict[str, FeatureSketch]]] | None:
     """The training set that the baseline is pinned to, and its sketches by view and feature."""
     if asked.baseline_from_us or asked.baseline_until_us:
         if asked.baseline:
             raise HeadwaterError("give --baseline or its times, not both")
         return None
-    path = asked.baseline
-    if not path and asked.service and asked.of == "served":
-        path = catalog.services[asked.service].tags.get(BASELINE_TAG, "")
-    if not path:
+    if asked.of == "predictions":
         return None
-    held = Manifest.read(Path(path))
-    return Path(path), held.sketches()
+    path = Path(asked.baseline) if asked.baseline else None
+    if path is None and asked.service and asked.of == "served":
+        tag = catalog.services[asked.service].tags.get(BASELINE_TAG, "")
+        path = repo / tag if tag else None
+    return None if path is None else (path, Manifest.read(path).sketches())
 
 
 def _view(
@@ -155,6 +172,7 @@ def _view(
         by_feature.setdefault(check.feature, []).append(check)
     return {
         "feature_view": view.name,
+        "service": asked.service,
         "rows": sum(current.hours.values()),
         "baseline_rows": sum(baseline.hours.values()) or _most(baseline),
         "checks": [_check(view.name, check) for check in of_view],

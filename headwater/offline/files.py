@@ -94,6 +94,19 @@ def delta_version(path: str, endpoint: str = "") -> int | None:
         return None
 
 
+def new_delta_files(path: str, endpoint: str, before: int, now: int) -> set[str] | None:
+    """The files that a Delta table gained between versions; None where it lost some, or cannot
+    tell."""
+    try:
+        old, new = (open_delta(path, version, endpoint) for version in (before, now))
+    except HeadwaterError:
+        return None
+    if old is None or new is None:
+        return None
+    had, has = set(old.files), set(new.files)
+    return has - had if had <= has else None
+
+
 def endpoint_of(given: str, environ: Mapping[str, str] = os.environ) -> str:
     """Where an S3 that is not Amazon's listens: what the source says, else AWS's own variables."""
     return given or environ.get("AWS_ENDPOINT_URL_S3", "") or environ.get("AWS_ENDPOINT_URL", "")

@@ -7,8 +7,10 @@ with a Delta transaction, so that nothing counts twice, whoever sketches at the 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -16,21 +18,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import Catalog
+from headwater.errors import LogConflictError
 from headwater.offline.files import storage_options
 from headwater.offline.log import PROPERTIES, log_errors
 from headwater.quality.drift import Span
 from headwater.quality.feature_sketches import HOUR_US, FeatureSketch, Stored, merged
 
-Origin = Literal["offline", "served", "mark"]
-#: The origin of rows that say how far a thing has been sketched, as JSON in `type`.
+Origin = Literal["offline", "served", "predictions", "mark"]
+#: The origin of rows that say how far a thing has been sketched: JSON in `type`; `rows` counts up.
 _MARK: Origin = "mark"
 #: The feature of rows that count a view's rows.
 ROWS = ""
 _TIDIED = "tidied"
+#: Rows that are made for the table at once.
+_BATCH_ROWS = 10_000
 #: Hours after which what lies in them is put together.
 _TIDY_HOURS = 6
 _SCHEMA = pa.schema(
@@ -88,29 +93,36 @@ class SketchTable:
         with log_errors(self.path):
             table = self._open() or self._made()
             wanted = (ds.field("origin") == _MARK) & (ds.field("service") == name)
-            held = table.to_pyarrow_dataset().to_table(["hour", "type"], wanted).sort_by("hour")
+            held = table.to_pyarrow_dataset().to_table(["rows", "type"], wanted).sort_by("rows")
         text = held["type"][-1].as_py() if held.num_rows else "{}"
         return Mark(msgspec.json.decode(text, type=dict[str, int]), table)
 
     def add(
-        self, sketches: Mapping[Key, FeatureSketch], name: str, mark: Mark, now_us: int,
-        replace_view: str = "",
+        self, name: str, mark: Mark, now_us: int, chunks: Iterable[Sketches] = (),
+        replaced: str = "",
     ) -> None:  # fmt: skip
-        """Add rows and note how far a thing has been sketched with them, both or neither.
+        """Add sketches and note how far a thing has been sketched with them, both or neither.
 
-        mark: the one that `mark` gave, with its new progress; where another process has noted one
-        since, CommitFailedError is raised. replace_view: its offline rows go.
+        mark: the one that `mark` gave, whose progress is read after the last of the chunks; where
+        another process has noted one since, LogConflictError is raised. replaced: the rows that
+        this is true of go.
         """
-        note = _row(Key(_MARK, name, "", "", now_us), FeatureSketch("", "other"))
-        note["type"] = msgspec.json.encode(mark.progress).decode()
-        rows = [*(_row(key, one) for key, one in sketches.items()), note]
+
+        def note() -> dict[str, Any]:
+            row = _row(Key(_MARK, name, "", "", now_us), FeatureSketch("", "other"))
+            row["rows"] = _number(mark.table, name)
+            row["type"] = msgspec.json.encode(mark.progress).decode()
+            return row
+
+        def rows() -> Iterator[dict[str, Any]]:
+            for chunk in chunks:
+                yield from (_row(key, one) for key, one in chunk.items())
+            yield note()
+
         predicate = None
-        if replace_view:
-            predicate = (
-                f"(origin = 'offline' AND view = {_quoted(replace_view)}) "
-                f"OR (origin = '{_MARK}' AND service = {_quoted(name)})"
-            )
-        _write(mark.table, rows, name, predicate)
+        if replaced:
+            predicate = f"({replaced}) OR (origin = '{_MARK}' AND service = {quoted(name)})"
+        _write(mark.table, rows(), name, predicate)
 
     def read(
         self, origin: Origin, view: str, from_us: int, until_us: int,
@@ -142,14 +154,15 @@ class SketchTable:
         """The rows of each hour."""
         return span_of(self.read(origin, view, from_us, until_us, [ROWS])).hours
 
-    def extent(self) -> tuple[int, int] | None:
-        """The first and the last hour that is held, microseconds."""
+    def views(self, origin: Origin) -> list[str]:
+        """The views that there are sketches of."""
         table = self._open()
         if table is None:
-            return None
-        hours = table.to_pyarrow_dataset().to_table(columns=["hour"])["hour"].cast(pa.int64())
-        found = pc.min_max(hours).as_py()
-        return None if found["min"] is None else (found["min"], found["max"])
+            return []
+        wanted = (ds.field("origin") == origin) & (ds.field("feature") == ROWS)
+        with log_errors(self.path):
+            held = table.to_pyarrow_dataset().to_table(["view"], wanted)
+        return sorted(pc.unique(held["view"]).to_pylist())
 
     def tidy(self, now_us: int) -> None:
         """Make one row of each key of hours that are over, and few files of many."""
@@ -162,12 +175,12 @@ class SketchTable:
             field, ends = ds.field("hour"), [pa.scalar(us, TIMESTAMP) for us in (since, until)]
             within = (field >= ends[0]) & (field < ends[1])
             rows = table.to_pyarrow_dataset().to_table(filter=within)
-            marks = rows.filter(ds.field("origin") == _MARK).sort_by("hour").to_pylist()
+            marks = rows.filter(ds.field("origin") == _MARK).sort_by("rows").to_pylist()
             newest = {row["service"]: row for row in marks}
             kept = [_row(key, one) for key, one in _sketches(rows).items()] + [*newest.values()]
             low, high = (moment.as_py().isoformat() for moment in ends)
             _write(table, kept, _TIDIED, f"hour >= '{low}' AND hour < '{high}'")
-            self.add({}, _TIDIED, Mark({"until": until}, table), now_us)
+            self.add(_TIDIED, Mark({"until": until}, table), now_us)
             table.optimize.compact()
             table.vacuum(retention_hours=24, dry_run=False, enforce_retention_duration=False)
             table.create_checkpoint()
@@ -188,15 +201,46 @@ class SketchTable:
 
 
 def _write(
-    table: DeltaTable, rows: Sequence[Mapping[str, Any]], name: str, predicate: str | None
+    table: DeltaTable, rows: Iterable[Mapping[str, Any]], name: str, predicate: str | None
 ) -> None:
-    """One commit; of two from one version under one name the second is refused."""
-    mark = Transaction(name, (table.transaction_version(name) or 0) + 1)
-    write_deltalake(
-        table, pa.Table.from_pylist(list(rows), _SCHEMA),
-        mode="overwrite" if predicate else "append", predicate=predicate,
-        commit_properties=CommitProperties(app_transactions=[mark]),
-    )  # fmt: skip
+    """One commit; of two from one version under one name the second is refused.
+
+    The rows wait on disk: they are more than memory need hold, and may come by reading Delta
+    tables, which cannot be done inside a writing of one.
+    """
+    mark = Transaction(name, _number(table, name))
+    with TemporaryDirectory(prefix="headwater-sketches-") as folder:
+        path = str(Path(folder) / "rows.arrow")
+        with pa.OSFile(path, "wb") as sink, pa.ipc.new_stream(sink, _SCHEMA) as stream:
+            for batch in _batches(rows):
+                stream.write_batch(batch)
+        with pa.memory_map(path) as source, pa.ipc.open_stream(source) as reader:
+            _commit(table, reader, mark, predicate)
+
+
+def _commit(
+    table: DeltaTable, rows: pa.RecordBatchReader, mark: Transaction, predicate: str | None
+) -> None:
+    path = table.table_uri
+    with log_errors(path):
+        try:
+            write_deltalake(
+                table, rows, mode="overwrite" if predicate else "append", predicate=predicate,
+                commit_properties=CommitProperties(app_transactions=[mark]),
+            )  # fmt: skip
+        except CommitFailedError as error:
+            raise LogConflictError(f"another process wrote to {path} at the same time") from error
+
+
+def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[pa.RecordBatch]:
+    left = iter(rows)
+    while some := list(islice(left, _BATCH_ROWS)):
+        yield pa.RecordBatch.from_pylist(some, _SCHEMA)
+
+
+def _number(table: DeltaTable, name: str) -> int:
+    """The number of the next commit under a name."""
+    return int(table.transaction_version(name) or 0) + 1
 
 
 def span_of(sketches: Mapping[Key, FeatureSketch]) -> Span:
@@ -236,5 +280,5 @@ def _sketches(rows: pa.Table) -> Sketches:
     return {key: one for key, one in whole.items() if one is not None}
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"

@@ -9,30 +9,44 @@ windows gave is in what was served.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from deltalake.exceptions import CommitFailedError
 
 from headwater.catalog import BatchSourcePlan, Catalog, ViewPlan
-from headwater.errors import HeadwaterError
+from headwater.errors import HeadwaterError, LogConflictError
 from headwater.offline.feature_log import LOG_TIME, FeatureLog, Part, titled
-from headwater.offline.files import delta_version, open_delta
+from headwater.offline.files import delta_version, new_delta_files
 from headwater.offline.log import OFFSET, PARTITION
 from headwater.offline.manifest import stamp
+from headwater.offline.prediction_sketches import sketch_predictions
 from headwater.offline.scan import SOURCE, Scan, open_view
-from headwater.offline.sketch_table import ROWS, Key, Mark, Origin, Sketches, SketchTable, add_to
+from headwater.offline.sketch_table import (
+    ROWS,
+    Key,
+    Mark,
+    Origin,
+    Sketches,
+    SketchTable,
+    add_to,
+    quoted,
+)
 from headwater.offline.sources import EVENT, SEQUENCE
 from headwater.quality.feature_sketches import FeatureSketch, Hours
 
 logger = logging.getLogger("headwater.offline")
+#: Sketches that are held, some 2 KB each, until they are written.
+_HELD = 200_000
 _TRIES = 3
 _OFFSET_BITS = (1 << 48) - 1
 #: A feature log's file may show up so long after the time that it bears (object stores: a minute).
@@ -64,7 +78,9 @@ def update(
     for service, log in logs.items():
         made = _tried(table, lambda now, s=service, g=log: _of_log(table, s, g, now))
         done[f"served:{service}"] = made
-    table.tidy(time.time_ns() // 1000)
+    done["predictions"] = _tried(table, lambda now: sketch_predictions(catalog, table, now))
+    with contextlib.suppress(LogConflictError):  # another process tidies it
+        table.tidy(time.time_ns() // 1000)
     return done
 
 
@@ -73,7 +89,7 @@ def _tried(table: SketchTable, work: Any) -> int:
     for left in reversed(range(_TRIES)):
         try:
             return int(work(time.time_ns() // 1000))
-        except CommitFailedError:
+        except LogConflictError:
             if not left:
                 raise
         except HeadwaterError as error:
@@ -104,23 +120,30 @@ def _of_stream(catalog: Catalog, table: SketchTable, view: ViewPlan, now: int) -
     scan.pieces = [piece for piece in scan.pieces if piece.kind == "log"]
     held = {int(source): last for source, last in mark.progress.items()}
     _skip_sketched(scan, held)
-    sketches: Sketches = {}
-    rows = 0
-    columns = columns_of(view)
+    counted = Counted(view.name)
+    chunks = _chunks(counted, _fresh(scan, columns_of(view), held, mark.progress))
+    first = next(chunks, None)
+    if first is not None:
+        table.add(name, mark, now, chain([first], chunks))
+    return counted.rows
+
+
+def _fresh(
+    scan: Scan, columns: list[str], held: Mapping[int, int], progress: dict[str, int]
+) -> Iterator[pa.RecordBatch]:
+    """The events that are not held yet; `progress` is moved to the newest ones by the end. Files
+    are in no order of offsets: what comes next may be older."""
     for batch in scan.batches([*columns, EVENT, SEQUENCE, SOURCE]):
         sources = batch.column(len(columns) + 2).to_numpy()
         offsets = batch.column(len(columns) + 1).to_numpy() & _OFFSET_BITS
         fresh = np.ones(batch.num_rows, bool)
         for source in np.unique(sources).tolist():
-            of_source = sources == source
-            last = held.get(source, -1)
-            fresh &= ~of_source | (offsets > last)
-            held[source] = max(last, int(offsets[of_source].max()))
+            mine = sources == source
+            fresh &= ~mine | (offsets > held.get(source, -1))
+            newest = int(offsets[mine].max())
+            progress[str(source)] = max(progress.get(str(source), -1), newest)
         if fresh.any():
-            rows += _add(sketches, "offline", "", view.name, batch.filter(pa.array(fresh)), columns)
-    if rows:
-        table.add(sketches, name, Mark({str(k): v for k, v in held.items()}, mark.table), now)
-    return rows
+            yield batch.filter(pa.array(fresh)).select([*columns, EVENT])
 
 
 def _skip_sketched(scan: Scan, held: Mapping[int, int]) -> None:
@@ -154,18 +177,21 @@ def _of_batch(
         return 0
     scan = open_view(catalog, view)
     scan.pieces = [piece for piece in scan.pieces if piece.kind == kind]
-    new = _new_files(source, before, version) if before is not None else None
+    new = None
+    if before is not None and source.format == "delta":
+        new = new_delta_files(source.path, source.s3_endpoint, before, version)
+    if before is not None and new is None and kind == "history":
+        return 0  # what it held is sketched; it lies in the past and changes seldom
     if new is not None:
         for piece in scan.pieces:
             piece.fragments = [f for f in piece.data.get_fragments() if f.path in new]
-    sketches: Sketches = {}
-    columns = columns_of(view)
-    rows = 0
-    for batch in scan.batches([*columns, EVENT]):
-        rows += _add(sketches, "offline", "", view.name, batch, columns)
-    anew = view.name if before is not None and new is None and kind == "batch" else ""
-    table.add(sketches, name, Mark({"version": version}, mark.table), now, anew)
-    return rows
+    anew = ""
+    if before is not None and new is None:
+        anew = f"origin = 'offline' AND view = {quoted(view.name)}"
+    counted = Counted(view.name)
+    chunks = _chunks(counted, scan.batches([*columns_of(view), EVENT]))
+    table.add(name, Mark({"version": version}, mark.table), now, chunks, anew)
+    return counted.rows
 
 
 def _version(source: BatchSourcePlan, now: int) -> int:
@@ -177,20 +203,6 @@ def _version(source: BatchSourcePlan, now: int) -> int:
     if text is None:
         return now // _DAY_US
     return int(hashlib.blake2b(text.encode(), digest_size=7).hexdigest(), 16)
-
-
-def _new_files(source: BatchSourcePlan, before: int, now: int) -> set[str] | None:
-    """The files that a Delta table has gained; None where it lost some, or cannot tell."""
-    if source.format != "delta":
-        return None
-    try:
-        old, new = (open_delta(source.path, v, source.s3_endpoint) for v in (before, now))
-    except HeadwaterError:
-        return None
-    if old is None or new is None:
-        return None
-    had, has = set(old.files), set(new.files)
-    return has - had if had <= has else None
 
 
 # -- what was served ---------------------------------------------------------------------------
@@ -210,7 +222,7 @@ def _of_log(table: SketchTable, service: str, log: FeatureLog, now: int) -> int:
         rows += _add_part(sketches, service, part)
         newest = max(newest, written)
     if newest > since:
-        table.add(sketches, name, Mark({"written": newest}, mark.table), now)
+        table.add(name, Mark({"written": newest}, mark.table), now, [sketches])
     return rows
 
 
@@ -232,6 +244,27 @@ def _add_served(
     chosen = pa.table([*(rows[title] for title in names.values()), times], [*names, EVENT])
     for batch in chosen.combine_chunks().to_batches():
         _add(sketches, "served", service, view, batch, list(names))
+
+
+@dataclass
+class Counted:
+    """A view whose rows are sketched, and how many were."""
+
+    view: str
+    rows: int = 0
+
+
+def _chunks(counted: Counted, batches: Iterable[pa.RecordBatch]) -> Iterator[Sketches]:
+    """The sketches of a view's rows, as many at once as may be held."""
+    sketches: Sketches = {}
+    for batch in batches:
+        columns = [name for name in batch.schema.names if name != EVENT]
+        counted.rows += _add(sketches, "offline", "", counted.view, batch, columns)
+        if len(sketches) >= _HELD:
+            yield sketches
+            sketches = {}
+    if sketches:
+        yield sketches
 
 
 # -- both --------------------------------------------------------------------------------------

@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from headwater.arrow import TIMESTAMP
 from headwater.catalog import Catalog, FieldPlan, StreamSourcePlan, ViewPlan
+from headwater.errors import LogConflictError
 from headwater.offline.drift import Asked, report
 from headwater.offline.feature_log import LOG_TIME, FeatureLog
+from headwater.offline.jobs import Job, Spec
 from headwater.offline.log import EventLog, log_schema
+from headwater.offline.manifest import Manifest
 from headwater.offline.sketch_table import SketchTable
 from headwater.offline.sketching import update
 from headwater.offline.upkeep import maintain
@@ -139,6 +146,30 @@ def test_drift_of_what_is_served_is_named_by_feature_and_check(
     assert "null_share" in text
 
 
+def test_predictions_are_written_soon_and_measured_by_their_outcomes(running: Running) -> None:
+    many = [{"model": "churn", "version": "7", "prediction": i / 10} for i in range(10)]
+    answer = running.post("/api/v1/predictions", {"predictions": many})
+    assert answer.status == 202
+    ids = answer.json["prediction_ids"]
+    assert (len(ids), answer.json["dropped"]) == (10, 0)
+    outcomes = [
+        {"model": "churn", "prediction_id": one, "outcome": i > 4} for i, one in enumerate(ids)
+    ]
+    assert running.post("/api/v1/predictions", {"outcomes": outcomes}).status == 202
+
+    def days() -> Any:
+        return running.get("/api/v1/models/churn/quality").json["days"]
+
+    until(lambda: [day["outcomes"] for day in days()] == [10])
+    (day,) = days()
+    assert (day["version"], day["task"], day["auc"]) == ("7", "binary", 1.0)
+    assert running.get("/api/v1/models/churn/quality?from=yesterday").status == 422
+    assert (
+        'logged_predictions_total{outcome="written"} 20.0' in running.get("/metrics").body.decode()
+    )
+    assert running.post("/api/v1/predictions", {"predictions": [1]}).status == 422
+
+
 # -- the offline log ---------------------------------------------------------------------------
 
 FIELDS = (
@@ -172,15 +203,20 @@ def append(catalog: Catalog, first: int, times: Any, fare: Any, partition: int =
 def test_a_log_is_sketched_once_whatever_becomes_of_its_files(tmp_path: Path) -> None:
     catalog, chance = rides(tmp_path), np.random.default_rng(4)
     table = SketchTable(catalog)
+
+    def sketched() -> int:
+        return update(catalog, table, {})["ride"]
+
     now = time.time_ns() // 1000 // HOUR_US * HOUR_US
     spread = np.sort(now - chance.integers(0, 9 * DAY_US, 20_000))
     for part, some in enumerate(np.array_split(spread, 4)):
         append(catalog, 5000 * part, some, chance.normal(10, 2, len(some)))
-        assert update(catalog, table, {}) == {"ride": len(some)}
+        if part % 2:
+            assert sketched() == 10_000
     append(catalog, 0, spread[:10], np.full(10, 10.0), partition=1)
-    assert update(catalog, table, {}) == {"ride": 10}
+    assert sketched() == 10
     maintain(catalog.streams["rides"], 0, many=2)
-    assert update(catalog, table, {}) == {"ride": 0}
+    assert sketched() == 0
 
     def held() -> tuple[int, int]:
         span = table.span("offline", "ride", now - 10 * DAY_US, now + DAY_US)
@@ -189,16 +225,43 @@ def test_a_log_is_sketched_once_whatever_becomes_of_its_files(tmp_path: Path) ->
     assert held() == (20_010, 20_010)
     table.tidy(now + 40 * DAY_US)
     assert held() == (20_010, 20_010)
-    assert update(catalog, table, {}) == {"ride": 0}
+    assert sketched() == 0
 
-    quiet = report(catalog, table, Asked(until_us=now))
+    quiet = report(catalog, table, Asked(until_us=now), tmp_path)
     assert quiet["compared"] > 10
     assert quiet["alarms"] == []
+    labels, out = tmp_path / "labels.parquet", tmp_path / "set.parquet"
+    pq.write_table(pa.table({"event_timestamp": pa.array(spread[::10], TIMESTAMP)}), labels)
+    Job(catalog, Spec(str(labels), str(out), features=("ride:fare", "ride:kind"))).run()
+    manifest = str(Manifest.path(out))
+
     # A day later, fares are higher.
     later = np.sort(now + chance.integers(0, DAY_US, 1000))
     append(catalog, 20_000, later, chance.normal(11, 2, 1000))
-    update(catalog, table, {})
-    found = report(catalog, table, Asked(until_us=now + DAY_US))
+    assert sketched() == 1000
+    found = report(catalog, table, Asked(until_us=now + DAY_US), tmp_path)
     drifted = named(found)
     assert set(drifted) == {("ride", "fare")}
     assert {"mean", "ks"} <= drifted["ride", "fare"]
+    # A training set is a baseline as well, which stays whatever becomes of the log.
+    shutil.rmtree(tmp_path / "log" / "rides")
+    day = Asked(from_us=now - DAY_US, until_us=now, baseline=manifest)
+    assert report(catalog, table, day, tmp_path)["alarms"] == []
+    day = Asked(from_us=now, until_us=now + DAY_US, baseline=manifest)
+    assert set(named(report(catalog, table, day, tmp_path))) == {("ride", "fare")}
+
+
+def test_of_two_that_sketch_at_once_one_adds_nothing(tmp_path: Path) -> None:
+    catalog = rides(tmp_path)
+    table, now = SketchTable(catalog), time.time_ns() // 1000
+    append(catalog, 0, np.full(50, now), np.ones(50))
+    early = table.mark("log:ride")
+    assert update(catalog, table, {})["ride"] == 50
+    with pytest.raises(LogConflictError, match="at the same time"):
+        table.add("log:ride", early, now)
+    append(catalog, 50, np.full(5, now), np.ones(5))
+    with ThreadPoolExecutor(2) as both:
+        done = [both.submit(update, catalog, SketchTable(catalog), {}) for _ in range(2)]
+    assert sorted(one.result()["ride"] for one in done) == [0, 5]
+    hour = now // HOUR_US * HOUR_US
+    assert table.span("offline", "ride", hour, hour + HOUR_US).features["fare"].rows == 55
