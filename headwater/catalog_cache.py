@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -59,7 +60,7 @@ def _own_fingerprint(repo: Path) -> str:
             f"there is no feature_store.yaml in {repo}; give the Feast project with --repo"
         )
     digest = hashlib.blake2b(config.read_bytes(), digest_size=8)
-    registry = _registry(config)
+    registry = _registry(os.path.expandvars(config.read_text()))
     if "://" in registry:
         for part in _database_rows(registry):
             digest.update(part)
@@ -71,9 +72,10 @@ def _own_fingerprint(repo: Path) -> str:
     return digest.hexdigest()
 
 
-def _registry(config: Path) -> str:
-    """Where the registry is: a file's path, or a database's URL."""
-    registry = (yaml.safe_load(os.path.expandvars(config.read_text())) or {}).get("registry")
+@lru_cache(16)
+def _registry(config: str) -> str:
+    """Where the registry is by the text of a configuration: a file's path, or a database's URL."""
+    registry = (yaml.safe_load(config) or {}).get("registry")
     if isinstance(registry, dict):
         registry = registry.get("path")
     return str(registry or "data/registry.db")

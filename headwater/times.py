@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 #: Before every time: a watermark before the first event, in microseconds.
 NO_TIME = -(2**62)
+#: The first and the last microsecond that RFC 3339 and Python can write: years 1 to 9999.
+FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

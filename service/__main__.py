@@ -78,6 +78,8 @@ def serve(repo: Path, settings: Settings, place: Place | None = None) -> int:
         ssl_keyfile=settings.tls_key or None,
     )  # fmt: skip
     server = _Server(config, place)
+    # So long at most a thread that computes (once a second, for /metrics) holds requests up.
+    sys.setswitchinterval(0.0005)
     _settle_memory()
     # uvicorn raises SIGINT again once it has ended.
     with contextlib.suppress(KeyboardInterrupt):

@@ -10,7 +10,7 @@ import base64
 import math
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,7 +18,9 @@ import numpy as np
 import orjson
 
 from headwater.online.columns import STATUS_NAMES, ViewColumns
+from headwater.times import FIRST_US, LAST_US
 
+_EPOCH = datetime(1970, 1, 1)
 EPOCH = b'"1970-01-01T00:00:00Z"'
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 TIMES = _NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
@@ -72,21 +74,20 @@ class Pieces:
         values, statuses = self.values, self.statuses
         if at is not None:
             values = [values[i] for i in at]
+        parts = [b'{"values":['] * (3 * len(values))
+        parts[1::3] = values
         if isinstance(statuses, bytes):
-            self._write(values, statuses, into)
-            return
-        if at is not None:
-            statuses = [statuses[i] for i in at]
-        start = 0
-        for end in range(1, len(values) + 1):
+            parts[2::3] = [self._end(statuses)] * len(values)
+        else:
+            if at is not None:
+                statuses = [statuses[i] for i in at]
             # Features of one window are null together.
-            if end == len(values) or statuses[end] is not statuses[start]:
-                self._write(values[start:end], statuses[start], into)
-                start = end
+            ends = {text: self._end(text) for text in set(statuses)}
+            parts[2::3] = [ends[text] for text in statuses]
+        into += parts
 
-    def _write(self, values: list[bytes], statuses: bytes, into: list[bytes]) -> None:
-        end = b'],"statuses":[%b],"event_timestamps":[%b]},' % (statuses, self.times)
-        into += (b'{"values":[', (end + b'{"values":[').join(values), end)
+    def _end(self, statuses: bytes) -> bytes:
+        return b'],"statuses":[%b],"event_timestamps":[%b]},' % (statuses, self.times)
 
 
 def pieces(columns: ViewColumns, kinds: Sequence[str], any_time: bool) -> Pieces:
@@ -112,11 +113,14 @@ def _block(
         rows = [i for i, feature in enumerate(at) if kinds[feature] == "UNIX_TIMESTAMP"]
         numbers = numbers.copy()
         numbers[rows] //= 1_000_000
-    text: bytes = orjson.dumps(numbers, option=_NUMPY)
-    if numbers.dtype == np.float64 and text.count(b"null") != columns.nulls:
+    one = numbers.shape[1] == 1
+    text: bytes = orjson.dumps(numbers.ravel() if one else numbers, option=_NUMPY)
+    # Only null has an "n". To look for one byte is quick, to count it less so.
+    nulls = text.count(b"n") if columns.nulls else b"n" in text
+    if numbers.dtype == np.float64 and nulls != columns.nulls:
         # A value that is NaN or an infinity: JSON has none, and Feast writes their names.
         return [orjson.dumps([to_json(v, kinds[i]) for v in columns.plain(i)])[1:-1] for i in at]
-    return text[2:-2].split(b"],[")
+    return text[1:-1].split(b",") if one else [column[:-2] for column in text[2:].split(b"[")]
 
 
 def _statuses(columns: ViewColumns, n: int) -> bytes | list[bytes]:
@@ -131,7 +135,10 @@ def _statuses(columns: ViewColumns, n: int) -> bytes | list[bytes]:
         codes = row.tobytes()
         text = known.get(codes)
         if text is None:
-            text = known[codes] = b",".join([_STATUS_TEXTS[code] for code in codes])
+            text = codes
+            for code, name in enumerate(_STATUS_TEXTS):
+                text = text.replace(bytes((code,)), name + b",")
+            known[codes] = text = text[:-1]
         texts.append(text)
     return texts[0] if len(known) == 1 else texts
 
@@ -142,30 +149,28 @@ def _repeat(code: int, n: int) -> bytes:
 
 
 def times(event_us: Any) -> bytes:
-    """RFC 3339 with 0, 3 or 6 fraction digits, as protobuf writes it, in quotes and commas."""
+    """RFC 3339 with 0, 3 or 6 fraction digits, as protobuf writes it, in quotes and commas.
+
+    Times that it cannot write are the first or last that it can.
+    """
     if len(event_us) < 2:
         return time_text(int(event_us[0])) if len(event_us) else b""
     array = np.ascontiguousarray(event_us, np.int64)
     if (array == array[0]).all():
         return b",".join([time_text(int(array[0]))] * len(array))
-    text: bytes = orjson.dumps(array.view("datetime64[us]"), option=TIMES)[1:-1]
+    try:
+        text: bytes = orjson.dumps(array.view("datetime64[us]"), option=TIMES)[1:-1]
+    except orjson.JSONEncodeError:
+        return b",".join(map(time_text, array.tolist()))
     return _MILLIS.sub(rb"\1Z", text) if b"000Z" in text else text
 
 
-@lru_cache(4096)
-def _second(second: int) -> bytes:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-
-
-@lru_cache(4096)
+@lru_cache(256)
 def time_text(event_us: int) -> bytes:
-    micros = event_us % 1_000_000
-    moment = _second(event_us // 1_000_000)
-    if not micros:
-        return b'"%bZ"' % moment
-    if micros % 1000 == 0:
-        return b'"%b.%03dZ"' % (moment, micros // 1000)
-    return b'"%b.%06dZ"' % (moment, micros)
+    """One of `times`."""
+    moment = _EPOCH + timedelta(0, 0, min(max(event_us, FIRST_US), LAST_US))
+    text: bytes = orjson.dumps(moment, option=TIMES)
+    return _MILLIS.sub(rb"\1Z", text) if text.endswith(b'000Z"') else text
 
 
 def computed(columns: Mapping[str, list[Any]], kinds: Mapping[str, str], now_us: int) -> Pieces:

@@ -82,21 +82,25 @@ class Prepared:
         """The MGETs, as Redis reads them, of the first read's keys, then of the next one's."""
         if n == 1 and self._one_key:
             return [self._one_command(entities)]
-        made: dict[tuple[str, ...], list[bytes]] = {}
-        keys: list[bytes] = []
+        made: dict[tuple[str, ...], tuple[list[bytes], list[int]]] = {}
+        parts: list[bytes] = []
         for read, heads in zip(self.plan.reads, self._heads, strict=True):
-            texts = made.get(read.columns)
-            if texts is None:
+            if read.columns not in made:
                 texts = entity_texts([self._key(name, entities[name]) for name in read.columns], n)
-                made[read.columns] = texts
+                made[read.columns] = texts, list(map(len, texts))
+            texts, sizes = made[read.columns]
+            pairs = texts * 2
+            pairs[1::2] = texts
             try:
-                keys += [heads[len(text)] + text for text in texts]
+                pairs[::2] = [heads[size] for size in sizes]
             except IndexError:
-                prefix = read.reader.prefix
-                keys += [_head(prefix, len(text)) + text for text in texts]
+                pairs[::2] = [_head(read.reader.prefix, size) for size in sizes]
+            parts += pairs
         return [
-            b"*%d\r\n$4\r\nMGET%b\r\n" % (len(part) + 1, b"".join(part))
-            for part in (keys[at : at + MGET_KEYS] for at in range(0, len(keys), MGET_KEYS))
+            b"*%d\r\n$4\r\nMGET%b\r\n" % (len(part) // 2 + 1, b"".join(part))
+            for part in (
+                parts[at : at + 2 * MGET_KEYS] for at in range(0, len(parts), 2 * MGET_KEYS)
+            )
         ]
 
     def _one_command(self, entities: Mapping[str, Sequence[Any]]) -> bytes:

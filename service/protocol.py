@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -22,6 +23,18 @@ PATH = b"/get-online-features"
 DEADLINE = b"x-request-deadline-ms"
 _ARROW = MEDIA_TYPE.encode()
 _USUAL = Wishes()
+#: Heads of requests that are known by their bytes, and how long such a head may be.
+_MAX_HEADS, _MAX_HEAD_BYTES = 1000, 2000
+#: A body of this size and more goes to the socket beside its head, not copied behind it.
+_LARGE_BODY = 16_384
+
+
+class _Head(NamedTuple):
+    """What the parser made of a head: its headers, the length of the body, what is wished."""
+
+    headers: list[tuple[bytes, bytes]]
+    length: int
+    wishes: Wishes
 
 
 class _Exchange:
@@ -47,12 +60,55 @@ class FastProtocol(HttpToolsProtocol):
     """Bound to the running service by `bound_to`."""
 
     head: tuple[Any, bytes] = (None, b"")
+    #: Clients send the same head with every request; of each service, and for all connections.
+    heads: dict[bytes, _Head]
+    #: No request is half read: what comes next is a head.
+    between = True
     idle_since = 0.0
     vectors: Vectors
     max_body_bytes: int
     admit: Callable[[list[tuple[bytes, bytes]]], str | Reply]
 
+    def data_received(self, data: bytes) -> None:
+        """One whole request whose head is known by its bytes needs no parser."""
+        if not self.between:
+            super().data_received(data)
+            return
+        before = self.cycle
+        end = data.find(b"\r\n\r\n") + 4
+        known = self.heads.get(data[:end]) if end <= _MAX_HEAD_BYTES else None
+        if (
+            known is None
+            or len(data) - end != known.length
+            or not (before is None or before.response_complete)
+        ):
+            super().data_received(data)
+            self._learn(data, end, before)
+            return
+        exchange = self.cycle = _Exchange(True)  # type: ignore[assignment]
+        if not self._turn_away(exchange, known.headers):
+            exchange.body = data[end:]
+            self._handle(exchange, known.wishes)
+
+    def _learn(self, data: bytes, end: int, before: Any) -> None:
+        """Remember a head that came with its body, alone, and took the short way."""
+        cycle: Any = self.cycle
+        if (
+            type(cycle) is _Exchange
+            and cycle is not before
+            and self.between
+            and cycle.keep_alive
+            and 4 <= end <= _MAX_HEAD_BYTES
+            and cycle.body == data[end:]
+        ):
+            wishes = wishes_of(self.headers, self.loop, cycle.caller)
+            if wishes.deadline is None:
+                if len(self.heads) >= _MAX_HEADS:
+                    self.heads.clear()
+                self.heads[data[:end]] = _Head(self.headers, len(cycle.body), wishes)
+
     def on_message_begin(self) -> None:
+        self.between = False
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -68,18 +124,22 @@ class FastProtocol(HttpToolsProtocol):
         ):
             keep_alive = self.parser.should_keep_alive()
             exchange = self.cycle = _Exchange(keep_alive)  # type: ignore[assignment]
-            admitted = self.admit(self.headers)
-            if isinstance(admitted, str):
-                exchange.caller = admitted
-            else:
-                exchange.keep_alive = False  # its body is not worth reading
-                self._respond(exchange, admitted)
+            self._turn_away(exchange, self.headers)
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
         super().on_headers_complete()
+
+    def _turn_away(self, exchange: _Exchange, headers: list[tuple[bytes, bytes]]) -> bool:
+        admitted = self.admit(headers)
+        if isinstance(admitted, str):
+            exchange.caller = admitted
+            return False
+        exchange.keep_alive = False  # its body is not worth reading
+        self._respond(exchange, admitted)
+        return True
 
     def on_body(self, body: bytes) -> None:
         cycle: Any = self.cycle
@@ -95,18 +155,16 @@ class FastProtocol(HttpToolsProtocol):
             self._respond(cycle, Reply(413, text))
 
     def on_message_complete(self) -> None:
+        self.between = True
         cycle: Any = self.cycle
         if type(cycle) is not _Exchange:
             super().on_message_complete()
-            return
-        if cycle.response_complete:
-            return
-        cycle.more_body = False
-        self.vectors.handle(
-            cycle.body,
-            wishes_of(self.headers, self.loop, cycle.caller),
-            lambda r: self._respond(cycle, r),
-        )
+        elif not cycle.response_complete:
+            self._handle(cycle, wishes_of(self.headers, self.loop, cycle.caller))
+
+    def _handle(self, exchange: _Exchange, wishes: Wishes) -> None:
+        exchange.more_body = False
+        self.vectors.handle(exchange.body, wishes, partial(self._respond, exchange))
 
     def _respond(self, cycle: _Exchange, reply: Reply) -> None:
         if cycle.response_complete or cycle.disconnected or self.transport.is_closing():
@@ -120,9 +178,11 @@ class FastProtocol(HttpToolsProtocol):
             more += b"" if cycle.keep_alive else b"connection: close\r\n"
             head = _head(status, self.server_state.default_headers) + more
         kind = reply.media_type.encode()
-        self.transport.write(
-            b"%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (head, kind, len(body), body)
-        )
+        head = b"%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n" % (head, kind, len(body))
+        if len(body) < _LARGE_BODY:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
         cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
@@ -207,5 +267,10 @@ def bound_to(
     return type(
         "FastProtocol",
         (FastProtocol,),
-        {"vectors": vectors, "max_body_bytes": max_body_bytes, "admit": staticmethod(admit)},
+        {
+            "vectors": vectors,
+            "max_body_bytes": max_body_bytes,
+            "admit": staticmethod(admit),
+            "heads": {},
+        },
     )

@@ -92,7 +92,9 @@ class Service:
         while True:
             await asyncio.sleep(1.0)
             try:
-                if catalog_cache.fingerprint(self.repo) != self.fingerprint:
+                # In a thread: it reads files, or asks the registry's database.
+                now = await asyncio.to_thread(catalog_cache.fingerprint, self.repo)
+                if now != self.fingerprint:
                     await self.reload()
             except (HeadwaterError, OSError) as error:
                 logger.warning("the catalogue stays as it was: %s", error)

@@ -12,7 +12,7 @@ from headwater.catalog import FieldPlan, ViewPlan
 from headwater.codec import RowCodec
 from headwater.errors import BadRequestError
 from headwater.online.values import ViewReader
-from headwater.times import micros
+from headwater.times import FIRST_US, LAST_US, micros
 
 _PARSERS: dict[str, Any] = {"INT32": int, "INT64": int, "FLOAT": float, "DOUBLE": float,
                             "BOOL": bool, "STRING": str}  # fmt: skip
@@ -112,7 +112,7 @@ def _created_column(view: ViewPlan, df: dict[str, Any]) -> str:
 def _time(value: Any, column: str) -> int:
     try:
         time = micros(value)
-        if abs(time) >= 1 << 62:
+        if not FIRST_US <= time <= LAST_US:
             raise ValueError
         return time
     except (ValueError, TypeError, OverflowError):

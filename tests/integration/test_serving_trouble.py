@@ -230,21 +230,68 @@ def test_more_entities_than_the_bound_are_refused(running: Running) -> None:
     assert "at most 100" in answer.json["detail"]
 
 
-def test_two_requests_in_one_packet_are_answered_in_their_order(running: Running) -> None:
-    def request(user: int) -> bytes:
-        body = json.dumps({"features": ["doubles:d0"], "entities": {"user_id": [user]}}).encode()
-        head = b"POST /get-online-features HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
-        return head % len(body) + body
+def http(method: str, path: str, body: bytes, *headers: bytes) -> bytes:
+    """A request as it goes over the wire."""
+    lines = [b"%b %b HTTP/1.1" % (method.encode(), path.encode()), b"Host: x", *headers]
+    return b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body])
 
-    health = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-    host, port = running.url.split("//")[1].split(":")
-    with socket.create_connection((host, int(port)), 10) as connection:
-        connection.sendall(request(1) + health + request(2) + request(3))
-        text = b""
-        while text.count(b"HTTP/1.1 200") < 4 or text.count(b'"user_id"') < 3:
-            text += connection.recv(65536)
+
+def vector_request(user: int, *headers: bytes) -> bytes:
+    asked = {"features": ["doubles:d0"], "entities": {"user_id": [user]}}
+    return http("POST", "/get-online-features", json.dumps(asked).encode(), *headers)
+
+
+def connected(server: Running) -> socket.socket:
+    host, port = server.url.split("//")[1].split(":")
+    return socket.create_connection((host, int(port)), 10)
+
+
+def until_received(connection: socket.socket, what: bytes, times: int = 1) -> bytes:
+    text = b""
+    while text.count(what) < times:
+        part = connection.recv(65536)
+        assert part, text
+        text += part
+    return text
+
+
+def test_two_requests_in_one_packet_are_answered_in_their_order(running: Running) -> None:
+    with connected(running) as connection:
+        health = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+        connection.sendall(vector_request(1) + health + vector_request(2) + vector_request(3))
+        text = until_received(connection, b'"user_id"', 3)
+        assert text.count(b"HTTP/1.1 200") == 4
     found = [text.index(b'"values":[%d]' % user) for user in (1, 2, 3)]
     assert found == sorted(found)
+
+
+def test_a_connection_that_sends_the_same_head_again_and_again(running: Running) -> None:
+    with connected(running) as connection:
+        for user in (1, 2, 3):
+            connection.sendall(vector_request(user))
+            assert b'"values":[%d]' % user in until_received(connection, b'Z"]}]}')
+        whole = vector_request(4)
+        for part in (whole[:30], whole[30:-10], whole[-10:] + vector_request(5)):
+            connection.sendall(part)
+        text = until_received(connection, b'Z"]}]}', 2)
+        assert text.index(b'"values":[4]') < text.index(b'"values":[5]')
+        late = vector_request(6, b"X-Request-Deadline-Ms: 0")
+        for _ in range(2):
+            connection.sendall(late)
+            until_received(connection, b"time limit")
+
+
+def test_a_body_that_reads_like_a_known_request_is_a_body(running: Running) -> None:
+    inner = vector_request(1)
+    with connected(running) as connection:
+        connection.sendall(inner)
+        until_received(connection, b'Z"]}]}')
+        # The service asks for the body, which so comes in a packet of its own.
+        outer = http("POST", "/push", inner, b"Expect: 100-continue")
+        connection.sendall(outer[: -len(inner)])
+        until_received(connection, b"100 Continue")
+        connection.sendall(inner)
+        assert b"HTTP/1.1 400" in until_received(connection, b"}")
 
 
 def test_passwords_are_in_no_log(repo: Path, own_redis: LocalRedis) -> None:
@@ -298,6 +345,10 @@ def test_keys_open_what_their_scopes_say(repo: Path, own_redis: LocalRedis) -> N
         assert server.post("/materialize", {}, bearer("writer")).status == 403
         nothing = {"feature_views": []}
         assert server.post("/materialize", nothing, bearer("boss")).status == 200
+        with connected(server) as connection:
+            for name, status in ((b"reader", b"200"), (b"reader", b"200"), (b"nobody", b"401")):
+                connection.sendall(vector_request(1, b"X-API-Key: " + name))
+                assert b"HTTP/1.1 " + status in until_received(connection, b"}")
         assert "reader" not in server.log.read_text()
 
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 # Random entities in every request; `delay` paces a connection for the latency at a given rate.
 _LUA = """
 local head, tail, n, entities, pause = [[%(head)s]], [[%(tail)s]], %(n)d, %(entities)d, %(pause)f
-local url
 function init(args)
   math.randomseed(os.time() + tonumber(tostring({}):match("0x(%%x+)"), 16) %% 1000003)
   wrk.method = "POST"
   wrk.headers["Content-Type"] = "application/json"
+  wrk.headers["Accept"] = "%(accept)s"
 end
 function request()
   local ids = {}
@@ -54,17 +54,17 @@ def body(features: Sequence[str], **more: Any) -> tuple[str, str]:
 
 def run(
     url: str, features: Sequence[str], n: int, entities: int, connections: int, seconds: int,
-    rate: float | None = None, **more: Any,
+    rate: float | None = None, accept: str = "application/json", **more: Any,
 ) -> Load:  # fmt: skip
     """One run. With a rate, each connection pauses so that together they send about that rate.
 
-    more: other members of the request.
+    accept: the header; more: other members of the request.
     """
     head, tail = body(features, **more)
     pause = connections / rate * 1000 if rate else 0.0
     script = _LUA % {
         "head": head, "tail": tail, "n": n, "entities": entities, "pause": pause,
-        "delay": _DELAY if rate else "",
+        "delay": _DELAY if rate else "", "accept": accept,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         lua = Path(folder) / "load.lua"
