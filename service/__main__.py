@@ -21,6 +21,7 @@ from service.access import Access, check_exposure
 from service.app import create_app
 from service.crew import REFUSED, Crew, Place, listen
 from service.gate import admit
+from service.running import Service
 
 
 def main() -> int:
@@ -77,7 +78,7 @@ def serve(repo: Path, settings: Settings, place: Place | None = None) -> int:
         loop="uvloop", http=http, ssl_certfile=settings.tls_cert or None,
         ssl_keyfile=settings.tls_key or None,
     )  # fmt: skip
-    server = _Server(config, place)
+    server = _Server(config, service, place)
     # So long at most a thread that computes (once a second, for /metrics) holds requests up.
     sys.setswitchinterval(0.0005)
     _settle_memory()
@@ -90,14 +91,16 @@ def serve(repo: Path, settings: Settings, place: Place | None = None) -> int:
 
 
 class _Server(uvicorn.Server):
-    """Stops as well when the process that started this worker is gone."""
+    """Stops as well when the service cannot run, or who started this worker is gone."""
 
-    def __init__(self, config: uvicorn.Config, place: Place | None) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, place: Place | None) -> None:
         super().__init__(config)
-        self._place = place
+        self._service, self._place = service, place
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup(sockets)  # type: ignore[arg-type]
+        if self._service.refused is not None:
+            self.should_exit = True
         if self._place is not None:
             asyncio.get_running_loop().add_reader(self._place.alive, self._orphaned)
 

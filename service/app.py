@@ -70,13 +70,14 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
             # Compiled loops are loaded (the first time ever: compiled) while requests already come.
             asyncio.create_task(asyncio.to_thread(warm)),
         ]
+        rpc = None
         try:
             rpc = _rpc(service)
             if rpc:
                 await rpc.start()
         except HeadwaterError as error:
-            service.refused = error
-            raise
+            # Raised here, it would be shown with its stack; the server looks and stops.
+            service.refused, rpc = error, None
         yield
         if rpc:
             await rpc.stop()

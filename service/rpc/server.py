@@ -99,7 +99,10 @@ class RpcServer:
             else:
                 self._server.add_insecure_port(address)
         except (RuntimeError, OSError) as error:
-            raise HeadwaterError(f"gRPC cannot listen on {address}: {error}") from error
+            raise HeadwaterError(
+                f"gRPC cannot listen on {address} ({error}); stop what listens there, or set "
+                "HEADWATER_GRPC_PORT to a port that is free"
+            ) from error
         await self._server.start()
         self._tasks.append(asyncio.create_task(self._watch_health()))
 

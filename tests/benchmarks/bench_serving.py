@@ -1,7 +1,8 @@
 """Serving: Headwater against stock `feast serve`, side by side on one Redis server.
 
 `--only headwater` measures ours alone; `--seconds`, `--runs` and `--entities` set the size.
-Needs `wrk`, and `h2load` for gRPC. Writes `bench/serving.json` and `serving.md`.
+Needs `wrk`, and `h2load` for gRPC and overload. Writes `bench/serving.json` and `serving.md`;
+with `--readme` its first table goes into README.md too.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from headwater.local import LocalRedis
 from headwater.local.process import free_ports
 from headwater.online.columns import warm
 from tests.benchmarks.measure import RESULTS, environment, tree_cpu
-from tests.benchmarks.serving import load, servers, stages
+from tests.benchmarks.serving import load, report, servers, stages, trouble
 from tests.benchmarks.serving.load import Load
+from tests.benchmarks.serving.report import SHAPES
 
-#: name, entities a request, connections of the load generator
-SHAPES = [("1x30", 1, 16), ("100x30", 100, 8)]
+ARROW = "application/vnd.apache.arrow.stream"
 
 
 def main() -> None:
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="two short runs of each")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.seconds, arguments.runs = 2, 2
@@ -45,17 +47,19 @@ def main() -> None:
     server.start()
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         stack.callback(server.close)
-        found = measure(Path(folder), server.url, arguments)
+        found = measure(Path(folder), server, arguments)
     found["environment"] = environment("feast", "uvicorn", "grpcio")
     load.dump(RESULTS / "serving.json", found)
-    table = markdown(found)
-    (RESULTS / "serving.md").write_text(table)
-    print(table)
+    text = report.whole(found)
+    (RESULTS / "serving.md").write_text(text)
+    print(text)
+    if arguments.readme:
+        report.put_into(RESULTS.parent / "README.md", report.summary(found))
 
 
-def measure(folder: Path, url: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(folder: Path, server: LocalRedis, arguments: argparse.Namespace) -> dict[str, Any]:
     """Every figure of one run on this machine."""
-    entities = arguments.entities
+    entities, url = arguments.entities, server.url
     found: dict[str, Any] = {
         "at": servers.stamp(),
         "entities": entities, "events": arguments.events, "seconds": arguments.seconds,
@@ -82,11 +86,15 @@ def measure(folder: Path, url: str, arguments: argparse.Namespace) -> dict[str, 
         with servers.headwater(repo, url) as running:
             found["headwater"] |= _loads(running, servers.ROW_FEATURES, arguments)
             found["windows"] = _loads(running, windows, arguments)
+            found["batch"] = _batches(running, arguments)
+            found["overload"] = _overloads(running, arguments)
         found["stages"] = {
             f"{name} {n}x30": stages.measure(repo, url, features, n)
             for name, features in (("rows", servers.ROW_FEATURES), ("windows", windows))
             for n in (1, 100)
         }
+        with servers.headwater(repo, url) as running:
+            found["outage"] = _outages(running, server, arguments)
     return found
 
 
@@ -143,59 +151,40 @@ def _calls(address: str, pid: int, arguments: Any) -> dict[str, Any]:
     return found
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """The figures and the ratios as a table."""
-    lines = [
-        f"{found['environment']}. Measured {found['at']}; {found['entities']:,} entities, "
-        f"{found['events']} events each in the windows; medians of {found['runs']} runs of "
-        f"{found['seconds']:g} s.", "",
-        "| server | shape | requests/s | p50 ms | p99 ms | CPU us a request | at half load: req/s "
-        "| p50 ms | p99 ms |", "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]  # fmt: skip
-    for server in ("feast", "headwater", "windows", "feast gRPC", "headwater gRPC"):
-        for shape, _, _ in SHAPES:
-            if server in found:
-                f = found[server][shape]
-                half = (
-                    f"{f['half_rate']:,.0f} | {f['half_p50_ms']:.2f} | {f['half_p99_ms']:.2f}"
-                    if "half_rate" in f
-                    else "| |"
-                )
-                lines.append(
-                    f"| {server} | {shape} | {f['rate']:,.0f} | {f['p50_ms']:.2f} | "
-                    f"{f['p99_ms']:.2f} | {f['cpu_us']:,.0f} | {half} |"
-                )
-    if "stages" in found:
-        names = list(next(iter(found["stages"].values())))
-        lines += ["", f"| us in our own code | {' | '.join(names)} |",
-                  "| --- |" + " --- |" * len(names)]  # fmt: skip
-        for name, taken in found["stages"].items():
-            lines.append(f"| {name} | {' | '.join(f'{us:.1f}' for us in taken.values())} |")
-    lines += ["", "| ratio | value |", "| --- | --- |"]
-    for name, value in ratios(found).items():
-        lines.append(f"| {name} | {value:.2f} |")
-    return "\n".join(lines) + "\n"
+def _batches(running: servers.Running, arguments: Any) -> dict[str, Any]:
+    """1,000 entities a request, as JSON and as Arrow."""
+    found = {}
+    for name, accept in (("JSON", "application/json"), ("Arrow", ARROW)):
+
+        def one(seconds: int, accept: str = accept) -> Load:
+            return load.run(
+                running.url, servers.ROW_FEATURES, 1000, arguments.entities, 4, seconds,
+                accept=accept,
+            )  # fmt: skip
+
+        one(1)
+        found[name] = load.median([one(arguments.seconds) for _ in range(arguments.runs)])._asdict()
+    return found
 
 
-def ratios(found: dict[str, Any]) -> dict[str, float]:
-    made: dict[str, float] = {}
-    ours, feast, windows = (found.get(k) for k in ("headwater", "feast", "windows"))
-    for shape, _, _ in SHAPES:
-        if ours and feast:
-            made[f"{shape} to feast serve"] = ours[shape]["rate"] / feast[shape]["rate"]
-        if "feast gRPC" in found and "headwater gRPC" in found:
-            rates = [found[f"{name} gRPC"][shape]["rate"] for name in ("headwater", "feast")]
-            made[f"{shape} gRPC to feast listen"] = rates[0] / rates[1]
-        if ours and windows:
-            made[f"{shape} windows to rows"] = windows[shape]["rate"] / ours[shape]["rate"]
-    if ours and feast:
-        made["Redis bytes to Feast's"] = ours["bytes"] / feast["bytes"]
-    for name in ("feast", "headwater"):
-        if name in found:
-            made[f"{name}: Redis bytes an entity and view"] = found[name]["bytes"]
-            made[f"{name}: seconds from start to first vector"] = found[name]["start_seconds"]
-            made[f"{name}: RSS MB"] = found[name]["rss_mb"]
-    return made
+def _overloads(running: servers.Running, arguments: Any) -> dict[str, Any]:
+    """As many requests at once as are taken, and three times as many."""
+    return {
+        name: {
+            str(connections): trouble.overload(
+                running.url, servers.ROW_FEATURES, n, connections, arguments.seconds
+            )._asdict()
+            for connections in (report.BOUND, 3 * report.BOUND)
+        }
+        for name, n, _ in SHAPES
+    }
+
+
+def _outages(running: servers.Running, server: LocalRedis, arguments: Any) -> list[dict[str, Any]]:
+    head, tail = load.body(servers.ROW_FEATURES)
+    body = f"{head}1{tail}".encode()
+    runs = [trouble.outage(running.url, body, server) for _ in range(arguments.runs)]
+    return [run._asdict() for run in runs]
 
 
 if __name__ == "__main__":

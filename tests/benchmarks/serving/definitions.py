@@ -8,6 +8,7 @@ from datetime import timedelta
 from feast import Entity, FeatureView, Field, FileSource, KafkaSource, StreamFeatureView, ValueType
 from feast.aggregation import Aggregation
 from feast.data_format import JsonFormat
+from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64
 
 customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
@@ -58,3 +59,10 @@ windows = StreamFeatureView(
     timestamp_field="event_timestamp",
     aggregations=aggregations,
 )
+
+
+@on_demand_feature_view(
+    sources=[view_0], mode="python", schema=[Field(name="of_two", dtype=Float64)]
+)
+def made(inputs):
+    return {"of_two": [a + b for a, b in zip(inputs["f0_0"], inputs["f0_1"], strict=True)]}
