@@ -27,6 +27,8 @@ TIMES = _NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 _MILLIS = re.compile(rb"(\.\d{3})000Z")
 _STATUS_TEXTS = [b'"' + name.encode() + b'"' for name in STATUS_NAMES]
 PRESENT_TEXT = _STATUS_TEXTS[0]
+#: Types whose values are stored as Feast's messages.
+ODD = ("SCALAR_MAP", "ZONED_TIMESTAMP")
 
 
 class Run(NamedTuple):
@@ -196,9 +198,15 @@ def to_json(value: Any, kind: str) -> Any:
     if isinstance(value, int):
         return value // 1_000_000 if kind.startswith("UNIX_TIMESTAMP") else value
     if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
+        return _odd(value, kind) if kind in ODD else base64.b64encode(value).decode()
     if isinstance(value, dict):
         return {key: to_json(v, "") for key, v in value.items()}
     if isinstance(value, Sequence | np.ndarray | set):
         return [to_json(v, kind) for v in value]
     return str(value)
+
+
+def _odd(value: bytes, kind: str) -> Any:
+    from service.odd_values import to_json  # protobuf: not at the start
+
+    return to_json(value, kind)

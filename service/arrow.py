@@ -12,10 +12,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
 from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.online.columns import STATUS_NAMES, ViewColumns
+from service.answer import to_json
 from service.requests import FeaturePlan
 
 MEDIA_TYPE = "application/vnd.apache.arrow.stream"
@@ -83,21 +85,26 @@ def feature_array(found: ViewColumns, at: int, kind: str, n: int) -> tuple[pa.Ar
 
 
 def array_of(values: list[Any], kind: str) -> pa.Array:
-    """Plain values of a Feast value type."""
+    """Plain values of a Feast value type; what Arrow has no type for is JSON in a text."""
     target = arrow_type(kind)
     if pa.types.is_timestamp(target):
         return pa.array(values, pa.int64()).cast(target)
-    if pa.types.is_list(target) and pa.types.is_timestamp(target.value_type):
-        return pa.array(values, pa.list_(pa.int64())).cast(target)
-    if target == pa.string():
-        values = [v if v is None or isinstance(v, str) else _text(v) for v in values]
+    if pa.types.is_list(target):
+        inner = kind.rsplit("_", 1)[0]
+        if pa.types.is_timestamp(target.value_type):
+            return pa.array(values, pa.list_(pa.int64())).cast(target)
+        if target.value_type == pa.string():
+            values = [None if v is None else [_text(one, inner) for one in v] for v in values]
+    elif target == pa.string():
+        values = [_text(v, kind) for v in values]
     return pa.array(values, target)
 
 
-def _text(value: Any) -> str:
-    import orjson
-
-    return orjson.dumps(value, default=str).decode()
+def _text(value: Any, kind: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    made = to_json(value, kind)
+    return made if isinstance(made, str) else orjson.dumps(made).decode()
 
 
 def key_type(kind: str) -> pa.DataType:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import base64
+import uuid
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
+import orjson
 import pyarrow as pa
 
-from headwater.arrow import TIMESTAMP, arrow_type
+from headwater.arrow import TIMESTAMP
 from headwater.catalog import FieldPlan, ViewPlan
 from headwater.codec import RowCodec
 from headwater.errors import BadRequestError
 from headwater.online.values import ViewReader
 from headwater.times import FIRST_US, LAST_US, micros
+from service.answer import ODD
+from service.arrow import array_of
 
-_PARSERS: dict[str, Any] = {"INT32": int, "INT64": int, "FLOAT": float, "DOUBLE": float,
-                            "BOOL": bool, "STRING": str}  # fmt: skip
 _RANGES = {"INT32": 31, "INT64": 63}
 
 
@@ -46,7 +50,7 @@ class Frame(NamedTuple):
         named = [(key.name, key.type) for key in view.join_keys]
         named += [(field.name, field.type) for field in view.features]
         columns = {
-            name: _array(kind, values)
+            name: array_of(values, kind)
             for (name, kind), values in zip(named, (*self.keys, *self.cells), strict=True)
         }
         name = (batch.timestamp_field if batch else "") or "event_timestamp"
@@ -85,15 +89,6 @@ def frame(view: ViewPlan, df: Any) -> Frame:
         [_column(FieldPlan(k.name, k.type), df[k.name], False) for k in view.join_keys],
         [_column(field, df[field.name], True) for field in view.features],
     )
-
-
-def _array(value_type: str, values: list[Any]) -> pa.Array:
-    target = arrow_type(value_type)
-    if target == TIMESTAMP:
-        return pa.array(values, pa.int64()).cast(target)
-    if target == pa.string():
-        values = [v if v is None or isinstance(v, str) else str(v) for v in values]
-    return pa.array(values, target)
 
 
 def _time_column(view: ViewPlan, df: dict[str, Any]) -> str:
@@ -138,7 +133,7 @@ def _cell(field: FieldPlan, value: Any, nullable: bool) -> Any:
 
 def _parse(field: FieldPlan, value: Any) -> Any:
     kind = field.type
-    if kind.endswith(("_LIST", "_SET")) and kind not in {"MAP_LIST", "STRUCT_LIST"}:
+    if kind.endswith(("_LIST", "_SET")):
         if not isinstance(value, list):
             raise TypeError
         inner = FieldPlan(field.name, kind.rsplit("_", 1)[0])
@@ -159,11 +154,63 @@ def _parse(field: FieldPlan, value: Any) -> Any:
         if kind == "FLOAT" and abs(number) > 3.4028235677973366e38 and abs(number) != float("inf"):
             raise ValueError
         return number
-    if kind == "BOOL" and not isinstance(value, bool | int):
-        raise ValueError
-    if kind == "STRING" and not isinstance(value, str):
-        raise ValueError
-    if kind in {"MAP", "STRUCT"} and not isinstance(value, dict):
-        raise ValueError
-    parser = _PARSERS.get(kind)
-    return parser(value) if parser else value
+    if kind == "BOOL" and isinstance(value, bool | int):
+        return bool(value)
+    if kind in ODD:
+        return value if isinstance(value, bytes) else _odd(value, kind)
+    reader = _TEXTS.get(kind)
+    return reader(value) if reader else value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _uuid(value: Any) -> str:
+    return str(uuid.UUID(_text(value)))
+
+
+def _decimal(value: Any) -> str:
+    """A number as a text, or one that is a text: JSON's numbers are no decimals."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError
+    try:
+        Decimal(str(value))
+    except InvalidOperation:
+        raise ValueError from None
+    return str(value)
+
+
+def _document(value: Any) -> str:
+    """JSON in a text, or as it is."""
+    if isinstance(value, str):
+        orjson.loads(value)
+        return value
+    return orjson.dumps(value).decode()
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """An object, or one as a text: Feast's remote client sends it so."""
+    found = orjson.loads(value) if isinstance(value, str) else value
+    if not isinstance(found, dict):
+        raise TypeError
+    return found
+
+
+def _odd(value: Any, kind: str) -> bytes:
+    from service.odd_values import from_json  # protobuf: not at the start
+
+    return from_json(value, kind)
+
+
+def _never(_: Any) -> Any:
+    raise TypeError
+
+
+#: How values come that JSON has no type of its own for.
+_TEXTS: dict[str, Callable[[Any], Any]] = {
+    "STRING": _text, "UUID": _uuid, "TIME_UUID": _uuid, "DECIMAL": _decimal, "JSON": _document,
+    "MAP": _mapping, "STRUCT": _mapping, "BOOL": _never,
+}  # fmt: skip

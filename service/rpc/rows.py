@@ -39,6 +39,8 @@ def _json(value: Any) -> Any:
         return _time(plain)
     if name in {"unix_timestamp_list_val", "unix_timestamp_set_val"}:
         return [_time(one) for one in plain]
+    if name in {"scalar_map_val", "zoned_timestamp_val"}:
+        return plain
     return _bytes_as_text(plain)
 
 
@@ -65,6 +67,8 @@ def _read(name: str, text: str, kind: str | None) -> Any:
         "UUID",
         "TIME_UUID",
         "DECIMAL",
+        "JSON",
+        "ZONED_TIMESTAMP",
     }:
         return text
     try:

@@ -17,7 +17,7 @@ from headwater import __version__
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
 from service.access import ANONYMOUS
 from service.replies import Reply, failed, refused
-from service.rpc import messages, rows, wire
+from service.rpc import messages, protos, rows, wire
 from service.rpc.messages import FEATURE_SERVER, SERVING
 from service.running import Service
 from service.vectors import Form, Wishes
@@ -81,10 +81,10 @@ class RpcServer:
             handler = grpc.method_handlers_generic_handler(name, methods)
             server.add_generic_rpc_handlers((handler,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        messages.add_to_pool(health_pb2, reflection_pb2)
+        protos.add_to_pool(health_pb2, reflection_pb2)
         names = (*handlers, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            reflection.aio.ReflectionServicer(names, messages.pool()), server
+            reflection.aio.ReflectionServicer(names, protos.pool()), server
         )
 
     async def start(self) -> None:
@@ -135,7 +135,7 @@ class RpcServer:
 
     async def _info(self, _: bytes) -> Any:
         version = f"headwater {__version__}"
-        return messages.message("feast.serving.GetFeastServingInfoResponse")(version=version)
+        return protos.message("feast.serving.GetFeastServingInfoResponse")(version=version)
 
     async def _push(self, data: bytes) -> Any:
         request = messages.read("PushRequest", data)
@@ -144,7 +144,7 @@ class RpcServer:
         to = request.to or "online"
         df = rows.frame(request, views)
         await self._service.push({"push_source_name": source, "df": df, "to": to})
-        return messages.message("PushResponse")(status=True)
+        return protos.message("PushResponse")(status=True)
 
     async def _write(self, data: bytes) -> Any:
         request = messages.read("WriteToOnlineStoreRequest", data)
@@ -152,7 +152,7 @@ class RpcServer:
         view = self._service.planner.catalog.views.get(name)
         df = rows.frame(request, [view] if view else [])
         await self._service.write({"feature_view_name": name, "df": df})
-        return messages.message("WriteToOnlineStoreResponse")(status=True)
+        return protos.message("WriteToOnlineStoreResponse")(status=True)
 
     def _called(self, route: str, call: Callable[[bytes], Awaitable[Any]]) -> Any:
         """A method that is bounded, counted, and whose errors are statuses."""

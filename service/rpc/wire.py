@@ -19,7 +19,7 @@ from headwater.online.columns import ViewColumns
 from headwater.value_messages import fill, guess
 from service.found import Found
 from service.prepared import Prepared
-from service.rpc.messages import message
+from service.rpc.protos import message
 
 #: Of each type whose values are numbers: the tag of its field in Value, how it is written.
 _NUMBERS = {

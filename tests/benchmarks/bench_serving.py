@@ -25,7 +25,7 @@ from headwater.online.columns import warm
 from tests.benchmarks.measure import RESULTS, environment, tree_cpu
 from tests.benchmarks.serving import load, report, servers, stages, trouble
 from tests.benchmarks.serving.load import Load
-from tests.benchmarks.serving.report import SHAPES
+from tests.benchmarks.serving.report import BOUND, SHAPES
 
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -169,13 +169,13 @@ def _batches(running: servers.Running, arguments: Any) -> dict[str, Any]:
 
 def _overloads(running: servers.Running, arguments: Any) -> dict[str, Any]:
     """As many requests at once as are taken, and three times as many."""
+
+    def one(n: int, connections: int) -> dict[str, Any]:
+        body = {"features": servers.ROW_FEATURES, "entities": {"customer_id": list(range(n))}}
+        return trouble.overload(running.url, body, connections, arguments.seconds)._asdict()
+
     return {
-        name: {
-            str(connections): trouble.overload(
-                running.url, servers.ROW_FEATURES, n, connections, arguments.seconds
-            )._asdict()
-            for connections in (report.BOUND, 3 * report.BOUND)
-        }
+        name: {str(connections): one(n, connections) for connections in (BOUND, 3 * BOUND)}
         for name, n, _ in SHAPES
     }
 

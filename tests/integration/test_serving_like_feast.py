@@ -44,6 +44,8 @@ def both(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[B
         from feast import FeatureStore
         from feast.feature_server import get_app
 
+        from tests.serving import values
+
         for repo in (stock, ours):
             project.apply(repo)
         store = FeatureStore(repo_path=str(stock))
@@ -51,9 +53,9 @@ def both(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[B
             store.write_to_online_store(view, project.to_frame(columns))
         client = TestClient(get_app(store, 3600), raise_server_exceptions=False)
         with serve(ours, redis_url) as running:
-            for view, columns in frames.items():
-                body = {"feature_view_name": view, "df": columns}
-                assert running.post("/write-to-online-store", body).status == 200
+            running.fill(frames)
+            for one in (store, FeatureStore(repo_path=str(ours))):
+                values.write(one, 1, values.protos())
             yield Both(client, running, frames)
 
 
@@ -64,6 +66,8 @@ def request(chance: random.Random, both: Both) -> dict[str, Any]:
         names = [n for n in both.frames[view] if n not in {*KEYS[view], "event_timestamp"}]
         features += [f"{view}:{n}" for n in chance.sample(names, chance.randint(1, len(names)))]
     needs = {key for view in views for key in KEYS[view]}
+    if chance.random() < 0.2:
+        features.append("everywhere:rate")
     asks_amount = False
     if chance.random() < 0.3:
         view = chance.choice(list(ON_DEMAND))
@@ -135,3 +139,21 @@ def check(asked: Any, stock: dict[str, Any], ours: dict[str, Any]) -> None:
             assert value == (None if hidden else their_value), what
             if status == "PRESENT" and name.split("__")[-1] not in ON_DEMAND.values():
                 assert second(time) == second(their_time), what
+
+
+def test_a_value_of_every_type_is_answered_like_stock_feast(both: Both) -> None:
+    """But for maps with keys that are no texts: stock has none in JSON and says null."""
+    from tests.serving.values import VALUES
+
+    for users in ([1], [1, 2, 1]):
+        asked = {"features": [f"every_type:{n}" for n in VALUES], "entities": {"user_id": users}}
+        stock = by_name(both.stock.post("/get-online-features", json=asked).json())
+        ours = by_name(both.ours.post("/get-online-features", asked).json)
+        assert stock.pop("scalar_map")["values"] == [None] * len(users)
+        assert ours.pop("scalar_map")["values"][0] == {"1": "a", "2": "b"}
+        assert {n: c["values"] for n, c in ours.items()} == {
+            n: c["values"] for n, c in stock.items()
+        }
+        assert {n: c["statuses"] for n, c in ours.items()} == {
+            n: c["statuses"] for n, c in stock.items()
+        }

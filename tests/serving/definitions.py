@@ -23,14 +23,20 @@ from feast.types import (
     Decimal,
     Float32,
     Float64,
+    ImageBytes,
     Int32,
     Int64,
     Json,
     Map,
+    PdfBytes,
+    ScalarMap,
     Set,
     String,
+    Struct,
+    TimeUuid,
     UnixTimestamp,
     Uuid,
+    ZonedTimestamp,
 )
 
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
@@ -119,6 +125,29 @@ odd_keys = FeatureView(
         Field(name="price", dtype=Decimal),
     ],
     source=source("odd_keys"),
+)
+# A feature of every value type, by its name in lower case.
+SCALARS = {
+    "bytes": Bytes, "string": String, "int32": Int32, "int64": Int64, "double": Float64,
+    "float": Float32, "bool": Bool, "unix_timestamp": UnixTimestamp, "uuid": Uuid,
+    "time_uuid": TimeUuid, "decimal": Decimal,
+}  # fmt: skip
+SPOT = Struct({"x": Int64, "y": String})
+EVERY = {
+    **SCALARS,
+    **{f"{name}_list": Array(kind) for name, kind in {**SCALARS, "json": Json}.items()},
+    **{f"{name}_set": Set(kind) for name, kind in SCALARS.items()},
+    "pdf_bytes": PdfBytes, "image_bytes": ImageBytes, "map": Map, "map_list": Array(Map),
+    "json": Json, "struct": SPOT, "struct_list": Array(SPOT), "value_list": Array(Array(Int64)),
+    "value_set": Set(Array(Int64)), "scalar_map": ScalarMap, "zoned_timestamp": ZonedTimestamp,
+}  # fmt: skip
+every_type = FeatureView(
+    name="every_type",
+    entities=[user],
+    ttl=timedelta(0),
+    schema=[Field(name="user_id", dtype=Int64)]
+    + [Field(name=name, dtype=kind) for name, kind in EVERY.items()],
+    source=source("every_type"),
 )
 basket = RequestSource(name="basket", schema=[Field(name="amount", dtype=Float64)])
 

@@ -8,9 +8,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from headwater.local import LocalRedis
 
@@ -25,14 +24,11 @@ class Overload(NamedTuple):
     refused_p99_ms: float
 
 
-def overload(
-    url: str, features: Sequence[str], entities: int, connections: int, seconds: int
-) -> Overload:
+def overload(url: str, body: Any, connections: int, seconds: int) -> Overload:
     """So many connections, each with a request under way at all times. Needs h2load.
 
     Raises RuntimeError for an answer that is neither 200 nor 503.
     """
-    body = {"features": list(features), "entities": {"customer_id": list(range(entities))}}
     with tempfile.TemporaryDirectory() as folder:
         data, log = Path(folder) / "body", Path(folder) / "log"
         data.write_text(json.dumps(body))
