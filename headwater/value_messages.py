@@ -6,7 +6,7 @@ import Feast, one made from Feast's descriptors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SECOND_US = 1_000_000
@@ -16,6 +16,11 @@ _NO_TIME = -(2**63)
 _FIELDS = {
     "PDF_BYTES": "bytes_val", "IMAGE_BYTES": "bytes_val", "LIST": "list_val",
     "VALUE_LIST": "list_val", "VALUE_SET": "set_val",
+}  # fmt: skip
+#: Fields for lists whose values are all of one type of Python's.
+_LISTS = {
+    bool: "bool_list_val", int: "int64_list_val", float: "double_list_val", str: "string_list_val",
+    bytes: "bytes_list_val", dict: "map_list_val",
 }  # fmt: skip
 #: Ends of the fields that are messages.
 _COMPOUND = ("list_val", "set_val", "map_val", "struct_val", "zoned_timestamp_val")
@@ -95,7 +100,20 @@ def guess(into: Any, value: Any) -> Any:
         into.map_val.SetInParent()
         _fill_map(into.map_val, value)
     elif value is not None:
-        into.list_val.SetInParent()
-        for one in value:
-            guess(into.list_val.val.add(), one)
+        _guess_list(into, value)
     return into
+
+
+def _guess_list(into: Any, values: Sequence[Any]) -> None:
+    """As Feast's SDK does: a list of one type where all values are of it."""
+    kinds = set(map(type, values))
+    name = _LISTS.get(kinds.pop()) if len(kinds) == 1 else None
+    if name == "map_list_val":
+        for one in values:
+            _fill_map(into.map_list_val.val.add(), one)
+    elif name is not None:
+        getattr(into, name).val.extend(values)
+    else:
+        into.list_val.SetInParent()
+        for one in values:
+            guess(into.list_val.val.add(), one)

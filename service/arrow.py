@@ -42,6 +42,8 @@ def stream(
     provenance: of each view, where it was asked for.
     """
     columns: dict[str, pa.Array] = {}
+    types = [{field.name: field.type for field in r.reader.view.features} for r in plan.reads]
+    statuses: dict[bytes, pa.Array] = {}  # most columns have the same
     for name, values in entities.items():
         if name not in plan.request_types:
             kind = plan.key_types.get(name)
@@ -54,12 +56,13 @@ def stream(
             codes = np.asarray(array.is_null()).astype(np.int8)
         else:
             read = plan.reads[output.read]
-            fields = {field.name: field.type for field in read.reader.view.features}
-            array, codes = feature_array(
-                found[output.read], output.at, fields[read.features[output.at]], n
-            )
+            kind = types[output.read][read.features[output.at]]
+            array, codes = feature_array(found[output.read], output.at, kind, n)
         columns[output.name] = array
-        columns[f"{output.name}__status"] = pa.DictionaryArray.from_arrays(codes, _names())
+        key = codes.tobytes()
+        if key not in statuses:
+            statuses[key] = pa.DictionaryArray.from_arrays(codes, _names())
+        columns[f"{output.name}__status"] = statuses[key]
     for read, view_columns in zip(plan.reads, found, strict=True):
         times = np.asarray(view_columns.event_us, np.int64)
         columns[f"{read.alias}__event_timestamp"] = pa.array(times, mask=times == 0).cast(TIMESTAMP)
@@ -81,7 +84,8 @@ def feature_array(found: ViewColumns, at: int, kind: str, n: int) -> tuple[pa.Ar
     numbers = block.numbers[block.at.index(at)]
     mask = None if found.status is None else codes != 0
     array = pa.array(numbers, mask=mask, from_pandas=False)
-    return array.cast(arrow_type(kind), safe=False), codes
+    target = arrow_type(kind)
+    return array if array.type == target else array.cast(target, safe=False), codes
 
 
 def array_of(values: list[Any], kind: str) -> pa.Array:

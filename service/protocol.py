@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -59,7 +59,8 @@ class _Exchange:
 class FastProtocol(HttpToolsProtocol):
     """Bound to the running service by `bound_to`."""
 
-    head: tuple[Any, bytes] = (None, b"")
+    #: How answers of a status begin, and the list of headers that it was made of.
+    begun: ClassVar[dict[int, tuple[Any, bytes]]] = {}
     #: Clients send the same head with every request; of each service, and for all connections.
     heads: dict[bytes, _Head]
     #: No request is half read: what comes next is a head.
@@ -171,12 +172,11 @@ class FastProtocol(HttpToolsProtocol):
             cycle.response_complete = True
             return
         status, body = reply.status, reply.body
-        if status == 200 and cycle.keep_alive:
-            head = self._usual_head()
-        else:
-            more = b"".join(b"%b: %b\r\n" % pair for pair in reply.headers()[1:])
-            more += b"" if cycle.keep_alive else b"connection: close\r\n"
-            head = _head(status, self.server_state.default_headers) + more
+        head = self._status_head(status)
+        if status != 200:
+            head += b"".join([b"%b: %b\r\n" % pair for pair in reply.headers()[1:]])
+        if not cycle.keep_alive:
+            head += b"connection: close\r\n"
         kind = reply.media_type.encode()
         head = b"%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n" % (head, kind, len(body))
         if len(body) < _LARGE_BODY:
@@ -188,12 +188,13 @@ class FastProtocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
-    def _usual_head(self) -> bytes:
+    def _status_head(self, status: int) -> bytes:
         # uvicorn makes a new list, with a new date, every second.
         headers = self.server_state.default_headers
-        known = FastProtocol.head
-        if known[0] is not headers:
-            known = FastProtocol.head = (headers, _head(200, headers))
+        known = FastProtocol.begun.get(status)
+        if known is None or known[0] is not headers:
+            lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+            known = FastProtocol.begun[status] = (headers, STATUS_LINE[status] + lines)
         return known[1]
 
     # Closing idle connections: one timer that looks when it is due, where uvicorn's makes and
@@ -236,10 +237,6 @@ class FastProtocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
-
-
-def _head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
-    return STATUS_LINE[status] + b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 def wishes_of(

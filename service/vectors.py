@@ -32,6 +32,8 @@ from service.requests import Planner
 
 logger = logging.getLogger("headwater.service")
 _MAX_PLANS = 1000
+#: Said often, and quickly, when it has to be said.
+_BUSY = failed("too many requests are under way; try again shortly", 503, 1)
 
 
 class Asked(NamedTuple):
@@ -155,7 +157,7 @@ class Vectors:
             respond(reply)
 
         if self.in_flight >= self._settings.max_concurrent_requests:
-            finish(failed(f"{self.in_flight} requests are under way; try again shortly", 503, 1))
+            finish(_BUSY)
             return
         try:
             service, features, full, entities, provenance = form.read(body)

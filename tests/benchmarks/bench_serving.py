@@ -174,9 +174,10 @@ def _overloads(running: servers.Running, arguments: Any) -> dict[str, Any]:
         body = {"features": servers.ROW_FEATURES, "entities": {"customer_id": list(range(n))}}
         return trouble.overload(running.url, body, connections, arguments.seconds)._asdict()
 
+    # Larger answers would overload the load generator instead.
     return {
-        name: {str(connections): one(n, connections) for connections in (BOUND, 3 * BOUND)}
-        for name, n, _ in SHAPES
+        f"{n}x30": {str(connections): one(n, connections) for connections in (BOUND, 3 * BOUND)}
+        for n in (1, 10)
     }
 
 

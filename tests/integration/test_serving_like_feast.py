@@ -133,6 +133,9 @@ def check(asked: Any, stock: dict[str, Any], ours: dict[str, Any]) -> None:
             mine["event_timestamps"], theirs["event_timestamps"], strict=True,
         )  # fmt: skip
         for value, their_value, status, their_status, time, their_time in rows:
+            if name.endswith("rate"):  # stock does not find the row of a view without entities
+                assert (status, value, their_status) == ("PRESENT", 0.25, "NOT_FOUND")
+                continue
             what = (name, status, their_status, value, their_value, time, their_time, asked)
             assert (status, their_status) in ALLOWED, what
             hidden = status == "OUTSIDE_MAX_AGE" or their_value == NO_TIME

@@ -265,8 +265,10 @@ def test_two_requests_in_one_packet_are_answered_in_their_order(running: Running
     assert found == sorted(found)
 
 
-def test_a_connection_that_sends_the_same_head_again_and_again(running: Running) -> None:
-    with connected(running) as connection:
+def test_a_connection_that_sends_the_same_head_again_and_again(
+    running: Running, own_redis: LocalRedis
+) -> None:
+    with connected(running) as connection, redis.Redis.from_url(own_redis.url) as client:
         for user in (1, 2, 3):
             connection.sendall(vector_request(user))
             assert b'"values":[%d]' % user in until_received(connection, b'Z"]}]}')
@@ -275,10 +277,13 @@ def test_a_connection_that_sends_the_same_head_again_and_again(running: Running)
             connection.sendall(part)
         text = until_received(connection, b'Z"]}]}', 2)
         assert text.index(b'"values":[4]') < text.index(b'"values":[5]')
-        late = vector_request(6, b"X-Request-Deadline-Ms: 0")
-        for _ in range(2):
-            connection.sendall(late)
-            until_received(connection, b"time limit")
+        hurried = vector_request(6, b"X-Request-Deadline-Ms: 1")
+        for pause, answer in ((0, b'Z"]}]}'), (300, b"time limit"), (300, b"time limit")):
+            if pause:
+                client.execute_command("CLIENT", "PAUSE", pause, "ALL")
+            connection.sendall(hurried)
+            until_received(connection, answer)
+    until(lambda: answers(running), 5)
 
 
 def test_a_body_that_reads_like_a_known_request_is_a_body(running: Running) -> None:

@@ -94,8 +94,10 @@ def test_what_http_writes_every_way_reads(ways: Ways) -> None:
     assert {n: v for n, v in ways.calls(1).items() if n != "user_id"} == expected
     direct = ways.store().get_online_features(ASKED, [{"user_id": 1}]).to_dict()
     for name, (value, _) in VALUES.items():
-        held = [list(v) for v in direct[name][0]] if name == "value_set" else direct[name][0]
-        assert held == value or str(held) == str(value), name
+        held = direct[name][0]
+        if name.startswith("json"):
+            value = json.loads(value) if name == "json" else [json.loads(one) for one in value]
+        assert held == value or str(held) == str(value) or list(held) == value, name
 
 
 @pytest.mark.parametrize("way", ["SDK", "gRPC"])
@@ -118,7 +120,9 @@ def test_what_feasts_messages_write_http_reads(ways: Ways, way: str) -> None:
 
 def test_feasts_remote_client_reads_all_and_writes_what_it_can(ways: Ways) -> None:
     store = ways.store({"type": "remote", "path": ways.http.url})
-    found = store.get_online_features(ASKED, [{"user_id": 1}, {"user_id": 2}]).to_dict()
+    # It cannot tell the type of a list of lists.
+    asked = [f"every_type:{name}" for name in VALUES if name not in {"value_list", "value_set"}]
+    found = store.get_online_features(asked, [{"user_id": 1}, {"user_id": 2}]).to_dict()
     assert found["int64"] == [2**40, None]
     assert found["string_list"] == [["é", "é"], None]
     assert found["map"] == [{"a": 1, "b": "c"}, None]
