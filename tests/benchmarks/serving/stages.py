@@ -53,7 +53,7 @@ def measure(repo: Path, url: str, features: Sequence[str], n: int) -> dict[str, 
                 answer.pieces(one, types, False)
                 for one, types in zip(columns, plan.types, strict=True)
             ],
-            "metrics": lambda: _count(metrics, plan, columns, n, now_us),
+            "metrics": lambda: _count(metrics, plan, columns, data, n, now_us),
             "all after the reply": lambda: plan.answer(entities, data, n),
         }
         times = 500 if n == 1 else 50
@@ -63,10 +63,10 @@ def measure(repo: Path, url: str, features: Sequence[str], n: int) -> dict[str, 
         }
 
 
-def _count(metrics: Metrics, plan: Any, columns: Any, n: int, now_us: int) -> None:
+def _count(metrics: Metrics, plan: Any, columns: Any, data: Any, n: int, now_us: int) -> None:
     """What a request is counted in."""
-    for tally, view in zip(plan._tallies, columns, strict=True):
-        tally.count(view, n, now_us)
+    for at, (tally, view) in enumerate(zip(plan._tallies, columns, strict=True)):
+        tally.count(view, n, now_us, data[at * n : (at + 1) * n], view.status)
     metrics.entities.observe(n)
     metrics.read_seconds.observe(0.001)
     metrics.answered("/get-online-features", "POST", 200, 0.001)
