@@ -26,7 +26,10 @@ class Visitor:
 
     def __init__(self, browser: Browser, url: str) -> None:
         self.url = url
-        self.context: BrowserContext = browser.new_context(base_url=url, viewport=_WIDE)
+        # Without motion: a colour on its way from light to dark has no contrast to speak of.
+        self.context: BrowserContext = browser.new_context(
+            base_url=url, viewport=_WIDE, reduced_motion="reduce"
+        )
 
     @contextmanager
     def page(self, path: str) -> Iterator[Page]:
