@@ -207,20 +207,24 @@ class WindowProgram:
             column_kind(a.output_type) != "object" for a in self.aggregations
         )
 
+    @staticmethod
+    def joined(data: Sequence[bytes | None]) -> tuple[Int64, Int64]:
+        """Whole values of Redis as words one behind the other, and how many each has [n]."""
+        # A value is whole words; what is not is no state.
+        kept = [value if value and not len(value) & 7 else b"" for value in data]
+        sizes = np.array([len(value) >> 3 for value in kept], np.int64)
+        return np.frombuffer(b"".join(kept), np.int64), sizes
+
     def read_columns(
-        self, data: Sequence[bytes | None], table: Int64, t_us: int
+        self, words: Int64, sizes: Int64, table: Int64, t_us: int
     ) -> tuple[Int64, NDArray[np.uint8] | None, Int64, int]:
-        """Features at time t of n whole values of Redis; only where `reads_whole`.
+        """Features at time t of n whole values of Redis, `joined`; only where `reads_whole`.
 
         table: a `result_table` of some features. Returns words [features, n] (a float by its bits,
         NaN for null), which are null (1, or None where none is), the newest event time [n] that
         an entity's partitions had shown, and how many floats are null.
         """
-        n = len(data)
-        # A value is whole words; what is not is no state.
-        kept = [value if value and not len(value) & 7 else b"" for value in data]
-        sizes = np.array([len(value) >> 3 for value in kept], np.int64)
-        words = np.frombuffer(b"".join(kept), np.int64)
+        n = len(sizes)
         out = np.empty((len(table), n), np.int64)
         status = np.zeros((len(table), n), np.uint8)
         newest = np.empty(n, np.int64)

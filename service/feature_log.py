@@ -17,6 +17,7 @@ from random import random
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headwater.catalog import Catalog, LoggingPlan
 from headwater.errors import HeadwaterError
@@ -77,17 +78,19 @@ class Recorder:
         if self._taken - self._drained + n > self._limit:
             self._lost(n)
             return
+        if not isinstance(served, bytes) and all(c.joined is not None for c in served.columns):
+            data = ()
         self._taken += n
         self._queue.append(Record(now_us, n, entities, data, served))
 
     # -- the thread's side -------------------------------------------------------------------------
 
-    def drain(self, known: Known, name: Callable[[int], str]) -> int:
+    def drain(self, known: Known, names: Callable[[int], pa.Array]) -> int:
         """Make tables of what waits; returns the vectors that no column can hold."""
         failed = 0
         for _ in range(-(-len(self._queue) // RECORDS)):
             records = [self._queue.popleft() for _ in range(min(RECORDS, len(self._queue)))]
-            tables, lost = self.columns.tables(records, self._whole(known, records), name)
+            tables, lost = self.columns.tables(records, self._whole(known, records), names)
             failed += lost
             self._tables += tables
             self.rows += sum(table.num_rows for table in tables)
@@ -269,16 +272,18 @@ class FeatureLogs:
 
     def _drain(self, recorder: Recorder) -> None:
         try:
-            failed = recorder.drain(self._known, self._name)
+            failed = recorder.drain(self._known, self._names)
         except Exception:
             logger.exception("vectors were not logged")
             failed = 1
         if failed:
             self._metrics.logged.labels("failed").inc(failed)
 
-    def _name(self, number: int) -> str:
-        self._requests += 1
-        return f"{self._boot}-{self._requests}"
+    def _names(self, requests: int) -> pa.Array:
+        """Ids of the next requests."""
+        first, self._requests = self._requests + 1, self._requests + requests
+        numbers = pa.array(range(first, self._requests + 1), pa.int64()).cast(pa.string())
+        return pc.binary_join_element_wise(self._boot, numbers, "-")
 
     def _write(self, recorder: Recorder) -> None:
         rows = recorder.rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from headwater.offline.feature_log import (
     system_columns,
     titled,
 )
-from headwater.online.columns import Block, ViewColumns
+from headwater.online.columns import Block, Joined, ViewColumns
 from headwater.online.provenance import Provenance
 from headwater.quality.budgets import budgets
 from service.arrow import array_of, feature_array, key_type
@@ -34,6 +35,7 @@ from service.requests import FeaturePlan
 class Record(NamedTuple):
     """One request: its time, its entities, what Redis held, and what was made of it.
 
+    `data` is empty where `served` holds what it was read from.
     `served` is the cells of one entity's rows (see `service.single`), or the columns of each read,
     the features of each on-demand view, and what was replaced.
     """
@@ -90,38 +92,38 @@ class LogColumns:
         }
 
     def tables(
-        self, records: Sequence[Record], whole: int | None, name: Callable[[int], str]
+        self, records: Sequence[Record], whole: int | None, names: Callable[[int], pa.Array]
     ) -> tuple[list[pa.Table], int]:
         """The log's rows of some requests, and how many vectors cannot be written.
 
-        whole: the `__whole` of all of them. name: makes the id of the request with a number.
+        whole: the `__whole` of all of them. names: makes so many ids of requests.
         """
         groups: dict[Any, list[Record]] = {}
         for record in records:
             groups.setdefault(_shape(record), []).append(record)
         tables, failed = [], 0
         for group in groups.values():
-            made, lost = self._made(group, whole, name)
+            made, lost = self._made(group, whole, names)
             tables += made
             failed += lost
         return tables, failed
 
     def _made(
-        self, records: Sequence[Record], whole: int | None, name: Callable[[int], str]
+        self, records: Sequence[Record], whole: int | None, names: Callable[[int], pa.Array]
     ) -> tuple[list[pa.Table], int]:
         """As `tables`, of alike requests; values of no type that fits cost their request alone."""
         try:
-            return [self._table(records, whole, name)], 0
+            return [self._table(records, whole, names)], 0
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             if len(records) == 1:
                 return [], records[0].n
             middle = len(records) // 2
-            low, failed = self._made(records[:middle], whole, name)
-            high, more = self._made(records[middle:], whole, name)
+            low, failed = self._made(records[:middle], whole, names)
+            high, more = self._made(records[middle:], whole, names)
             return low + high, failed + more
 
     def _table(
-        self, records: Sequence[Record], whole: int | None, name: Callable[[int], str]
+        self, records: Sequence[Record], whole: int | None, names: Callable[[int], pa.Array]
     ) -> pa.Table:
         sizes = np.fromiter((record.n for record in records), np.int64, len(records))
         n = int(sizes.sum())
@@ -134,10 +136,7 @@ class LogColumns:
             columns[column] = array_of(_chained(records, column), kind)
         rows = self._cell_rows(records)
         for read, place in zip(self._reads, self._places.values(), strict=True):
-            data: list[bytes | None] = []
-            for record in records:
-                data += record.data[place * record.n : (place + 1) * record.n]
-            provenance = self._provenance[place].column(data)
+            provenance = self._provenance[place].column_of(self._joined(records, place))
             if rows is not None:
                 columns |= self._fixed(read, place, rows, provenance)
             else:
@@ -147,10 +146,26 @@ class LogColumns:
             if self._replacing[place]:
                 columns[replaced_column(read)] = _replaced(records, place)
         columns |= self._on_demand(records, times)
-        ids = pa.array([name(i) for i in range(len(records))])
-        request = ids.take(pa.array(np.repeat(np.arange(len(records)), sizes)))
+        request = names(len(records)).take(pa.array(np.repeat(np.arange(len(records)), sizes)))
         wholes = pa.repeat(pa.scalar(whole, pa.int32()), n)
         return pa.table(columns | system_columns(times, request, wholes, self.version))
+
+    def _joined(self, records: Sequence[Record], place: int) -> list[Joined]:
+        """What Redis held for one read, in pieces: as it was joined to be read, if it was."""
+        parts: list[Joined] = []
+        waiting: list[bytes | None] = []
+        for record in records:
+            whole = (
+                None if isinstance(record.served, bytes) else record.served.columns[place].joined
+            )
+            if whole is None:
+                waiting += record.data[place * record.n : (place + 1) * record.n]
+                continue
+            if waiting:
+                parts.append(self._provenance[place].joined(waiting))
+                waiting = []
+            parts.append(whole)
+        return [*parts, self._provenance[place].joined(waiting)] if waiting else parts
 
     @property
     def version(self) -> str:
@@ -215,11 +230,15 @@ def _found(record: Record) -> Found:
     return record.served
 
 
+#: Where a block's features are: its first field.
+_AT = itemgetter(0)
+
+
 def _shape(record: Record) -> Any:
     """Records of one shape can be put together: their features lie in the same places."""
     if isinstance(record.served, bytes):
         return None
-    return tuple(tuple(block.at for block in columns.blocks) for columns in record.served.columns)
+    return tuple([tuple(map(_AT, columns.blocks)) for columns in record.served.columns])
 
 
 def _chained(records: Sequence[Record], name: str) -> list[Any]:

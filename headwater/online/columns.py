@@ -39,22 +39,33 @@ class Block(NamedTuple):
     numbers: NDArray[Any]
 
 
+class Joined(NamedTuple):
+    """Values of Redis one behind the other: int64 words of windows, bytes of rows.
+
+    sizes: of each value [n] in such units, 0 where there is none; one number where all are alike.
+    """
+
+    data: Any
+    sizes: Int64 | int
+
+
 class ViewColumns:
     """Some features of n entities of one view.
 
     Each feature is in a block or, where it has other values or integers with nulls, a list [n] in
     `lists`. status: None where all are PRESENT, else codes [features, n]. event_us: [n], 0 where
-    there is no row. nulls: how many numbers in blocks are NaN because they are null.
+    there is no row. nulls: how many numbers in blocks are NaN because they are null. joined: what
+    it was read from, where that was joined.
     """
 
-    __slots__ = ("blocks", "event_us", "lists", "nulls", "status")
+    __slots__ = ("blocks", "event_us", "joined", "lists", "nulls", "status")
 
     def __init__(
         self, blocks: Sequence[Block], lists: dict[int, list[Any]], status: UInt8 | None,
-        event_us: Sequence[int] | Int64, nulls: int = 0,
+        event_us: Sequence[int] | Int64, nulls: int = 0, joined: Joined | None = None,
     ) -> None:  # fmt: skip
         self.blocks, self.lists, self.nulls = blocks, lists, nulls
-        self.status, self.event_us = status, event_us
+        self.status, self.event_us, self.joined = status, event_us, joined
 
     def plain(self, at: int) -> list[Any]:
         """One feature as a list of plain values, None for null."""
@@ -88,8 +99,9 @@ class _Kinds:
         self._may_be_null = [i for i in self._ints if i not in never_null]
 
     def columns(
-        self, words: Int64, status: UInt8 | None, event_us: Int64, nulls: int = 0
-    ) -> ViewColumns:
+        self, words: Int64, status: UInt8 | None, event_us: Int64, nulls: int = 0,
+        joined: Joined | None = None,
+    ) -> ViewColumns:  # fmt: skip
         """Words [features, n] (floats by their bits, NaN for null) as columns."""
         n, blocks, lists = len(self.floats), [], {}
         if n:
@@ -107,7 +119,7 @@ class _Kinds:
         for i in self._bools:
             plain = words[self.order.index(i)].astype(np.bool_).tolist()
             lists[i] = plain if status is None else _with_nulls(plain, status[i])
-        return ViewColumns(blocks, lists, status, event_us, nulls)
+        return ViewColumns(blocks, lists, status, event_us, nulls, joined)
 
 
 def _with_nulls(values: list[Any], status: UInt8) -> list[Any]:
@@ -156,7 +168,8 @@ class RowColumns:
             return None
         n = len(self._wanted)
         cells = np.frombuffer(row[size - 8 * n :], np.float64).reshape(n, 1)
-        return ViewColumns((Block(self._kinds.floats, cells),), {}, None, (event_us,))
+        blocks = (Block(self._kinds.floats, cells),)
+        return ViewColumns(blocks, {}, None, (event_us,), joined=Joined(row, size))
 
     def _uniform(
         self, data: Sequence[bytes | None], head: bytes, layout: np.dtype[Any], now_us: int
@@ -172,7 +185,7 @@ class RowColumns:
             return None
         if len(joined) != len(data) * layout.itemsize:
             return None
-        rows = np.frombuffer(joined, layout)
+        rows, whole = np.frombuffer(joined, layout), Joined(joined, layout.itemsize)
         if (rows["head"] != int.from_bytes(head, "little")).any():
             return None
         event_us = rows["event"]
@@ -180,13 +193,14 @@ class RowColumns:
             return None
         if self._block:
             cells = rows["block"].T[self._rows].astype(np.float64, "C")
-            return ViewColumns((Block(self._kinds.floats, cells),), {}, None, event_us)
+            blocks = (Block(self._kinds.floats, cells),)
+            return ViewColumns(blocks, {}, None, event_us, joined=whole)
         words = np.empty((len(self._wanted), len(data)), np.int64)
         floats = words.view(np.float64)
         for row, at in enumerate(self._kinds.order):
             into = floats if row < len(self._kinds.floats) else words
             into[row] = rows[f"c{self._wanted[at]}"]
-        return self._kinds.columns(words, None, event_us)
+        return self._kinds.columns(words, None, event_us, joined=whole)
 
     def _mixed(self, data: Sequence[bytes | None], cells: Int64, now_us: int) -> ViewColumns:
         """Rows of fixed cells with some null, missing, expired or of another layout."""
@@ -201,7 +215,8 @@ class RowColumns:
         nulls, float_nulls = read_kernels.read_rows(
             joined, sizes, fingerprint, self._bits, cells, oldest, words, status, event_us
         )
-        return self._kinds.columns(words, status if nulls else None, event_us, float_nulls)
+        whole = Joined(joined, sizes)
+        return self._kinds.columns(words, status if nulls else None, event_us, float_nulls, whole)
 
     def _one_by_one(self, data: Sequence[bytes | None], now_us: int) -> ViewColumns:
         """Rows that hold texts, lists or maps."""
@@ -247,8 +262,9 @@ class WindowColumns:
         """The features of each entity, windows up to now."""
         if not self._program.reads_whole:
             return self._one_by_one(data, now_us)
-        words, status, newest, nulls = self._program.read_columns(data, self._table, now_us)
-        return self._kinds.columns(words, status, newest, nulls)
+        joined = Joined(*self._program.joined(data))
+        words, status, newest, nulls = self._program.read_columns(*joined, self._table, now_us)
+        return self._kinds.columns(words, status, newest, nulls, joined)
 
     def _one_by_one(self, data: Sequence[bytes | None], now_us: int) -> ViewColumns:
         """Windows that hold sketches: merged by Python."""

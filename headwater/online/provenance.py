@@ -6,7 +6,7 @@ what a window was computed from; a row is named by its event time and its versio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ from headwater import read_kernels as kernels
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import StreamSourcePlan, ViewPlan
 from headwater.codec import WINDOW_HEADER
-from headwater.windows import source_id
+from headwater.online.columns import Joined
+from headwater.windows import WindowProgram, source_id
 
 Int64 = NDArray[np.int64]
 #: A section of the events before a log began: of no topic, numbered by its history's rows.
@@ -32,6 +33,8 @@ ROW_TYPE = pa.struct(
 WINDOW_TYPE = pa.list_(
     pa.struct([("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())])
 )
+#: Bytes that are looked through at once: what is copied for it should stay in the cache.
+_PIECE = 1 << 17
 _HEADER = int.from_bytes(WINDOW_HEADER, "little", signed=True)
 
 
@@ -59,7 +62,11 @@ class Provenance:
 
     def column(self, data: Sequence[bytes | None]) -> pa.Array:
         """What each of n values of Redis was made of: WINDOW_TYPE or ROW_TYPE, null for none."""
-        return self._windows(data) if self._view.kind == "window" else self._rows(data)
+        return self.column_of([self.joined(data)])
+
+    def column_of(self, parts: Iterable[Joined]) -> pa.Array:
+        """The same of values in several pieces, in their order."""
+        return self._windows(parts) if self._view.kind == "window" else self._rows(parts)
 
     def describe(self, data: Sequence[bytes | None]) -> dict[str, Any]:
         """The same for an answer in JSON, column by column.
@@ -69,14 +76,14 @@ class Provenance:
         `partitions`, `offsets`; `readable` where any is not.
         """
         if self._view.kind == "window":
-            at, source, offset = (part.tolist() for part in self._sections(data))
+            at, source, offset = (part.tolist() for part in self._sections([self.joined(data)]))
             names = [self._name(number) for number in source]
             return {
                 "offsets": [
                     dict(zip(names[a:b], offset[a:b], strict=True)) for a, b in pairwise(at)
                 ]
             }
-        _, (event, created, partition, offset), state = self._origins(data)
+        _, (event, created, partition, offset), state = self._origins([self.joined(data)])
         found: dict[str, Any] = {"event_timestamps": event.view("datetime64[us]")}
         if (state & 2).any():
             found["created_timestamps"] = created.view("datetime64[us]")
@@ -95,27 +102,39 @@ class Provenance:
             name = self._names[source] = f"{topic}-{source & 0xFFFF}" if topic else "history"
         return name
 
-    def _origins(self, data: Sequence[bytes | None]) -> tuple[Int64, Int64, NDArray[np.uint8]]:
+    def joined(self, data: Sequence[bytes | None]) -> Joined:
+        """Values of Redis put together, as `column_of` takes them."""
+        if self._view.kind == "window":
+            return Joined(*WindowProgram.joined(data))
         kept = [value if value and len(value) >= 12 else b"" for value in data]
-        sizes = np.array([len(value) for value in kept], np.int64)
-        numbers = np.zeros((4, len(kept)), np.int64)
-        state = np.zeros(len(kept), np.uint8)
-        joined = np.frombuffer(b"".join(kept), np.uint8)
-        kernels.row_origins(joined, sizes, self._fingerprint, numbers, state)
-        return sizes, numbers, state
+        return Joined(b"".join(kept), np.array([len(value) for value in kept], np.int64))
 
-    def _sections(self, data: Sequence[bytes | None]) -> Sections:
-        kept = [value if value and not len(value) & 7 else b"" for value in data]
-        sizes = np.array([len(value) >> 3 for value in kept], np.int64)
-        words = np.frombuffer(b"".join(kept), np.int64)
-        at = np.zeros(len(kept) + 1, np.int64)
-        most = kernels.count_sections(words, sizes, _HEADER, at)
-        source, offset = np.empty(most, np.int64), np.empty(most, np.int64)
-        kernels.read_sections(words, sizes, at, source, offset)
+    def _origins(self, parts: Iterable[Joined]) -> tuple[Int64, Int64, NDArray[np.uint8]]:
+        """Sizes [n], numbers [4, n] and state [n] of rows, as `kernels.row_origins` has them."""
+        found = []
+        for data, sizes in _together(parts, np.uint8):
+            numbers = np.zeros((4, len(sizes)), np.int64)
+            state = np.zeros(len(sizes), np.uint8)
+            kernels.row_origins(data, sizes, self._fingerprint, numbers, state)
+            found.append((sizes, numbers, state))
+        sizes, numbers, state = zip(*found, strict=True)
+        return np.concatenate(sizes), np.concatenate(numbers, 1), np.concatenate(state)
+
+    def _sections(self, parts: Iterable[Joined]) -> Sections:
+        found = []
+        for words, sizes in _together(parts, np.int64):
+            at = np.zeros(len(sizes) + 1, np.int64)
+            most = kernels.count_sections(words, sizes, _HEADER, at)
+            source, offset = np.empty(most, np.int64), np.empty(most, np.int64)
+            kernels.read_sections(words, sizes, at, source, offset)
+            found.append((np.diff(at), source, offset))
+        counts, source, offset = (np.concatenate(of) for of in zip(*found, strict=True))
+        at = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(counts, out=at[1:])
         return Sections(at, source, offset)
 
-    def _windows(self, data: Sequence[bytes | None]) -> pa.Array:
-        at, source, offset = self._sections(data)
+    def _windows(self, parts: Iterable[Joined]) -> pa.Array:
+        at, source, offset = self._sections(parts)
         place = np.minimum(np.searchsorted(self._hashes, source >> 16), len(self._hashes) - 1)
         known = self._hashes[place] == source >> 16
         partition = (source & 0xFFFF).astype(np.int32)
@@ -126,8 +145,8 @@ class Provenance:
         )
         return pa.ListArray.from_arrays(pa.array(at.astype(np.int32)), sections)
 
-    def _rows(self, data: Sequence[bytes | None]) -> pa.Array:
-        sizes, (event, created, partition, offset), state = self._origins(data)
+    def _rows(self, parts: Iterable[Joined]) -> pa.Array:
+        sizes, (event, created, partition, offset), state = self._origins(parts)
         dated, placed = state & 2 > 0, state & 4 > 0
         return pa.StructArray.from_arrays(
             [
@@ -137,6 +156,35 @@ class Provenance:
             ],
             fields=list(ROW_TYPE), mask=pa.array(sizes == 0),
         )  # fmt: skip
+
+
+def _together(parts: Iterable[Joined], kind: type[Any]) -> Iterator[tuple[Any, Int64]]:
+    """Small pieces together, so that there are few of them, and large ones alone.
+
+    Yields values one behind the other, in units of `kind`, and how many units each has.
+    """
+    held: list[Any] = []
+    sizes: list[Int64] = []
+    waiting = 0
+    for data, size in parts:
+        one = data if isinstance(data, np.ndarray) else np.frombuffer(data, kind)
+        held.append(one)
+        sizes.append(size if isinstance(size, np.ndarray) else np.full(len(one) // size, size))
+        waiting += one.nbytes
+        if waiting >= _PIECE:
+            yield _joined(held), _joined(sizes)
+            held, sizes, waiting = [], [], 0
+    if held:
+        yield _joined(held), _joined(sizes)
+
+
+def _joined(arrays: list[Any]) -> Any:
+    if len(arrays) == 1:
+        return arrays[0]
+    together = np.concatenate(arrays)
+    # As bytes are: the compiled loops are not made for both.
+    together.flags.writeable = arrays[0].flags.writeable
+    return together
 
 
 class Sections(NamedTuple):

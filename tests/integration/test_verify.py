@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from headwater.online.columns import RowColumns
 from headwater.states import WindowStates
 from headwater.windows import EventBatch, WindowProgram
 from service.single import SingleEntity
-from tests.proof.world import MINUTE, USERS, World
+from tests.proof.world import MINUTE, SECOND, USERS, World
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -105,13 +106,12 @@ def _drops_the_newest_event(patch: pytest.MonkeyPatch) -> None:
 
 def _doubles_tiles(patch: pytest.MonkeyPatch) -> None:
     """Tiles are merged twice when they are read."""
-    read = WindowProgram.read_columns
+    joined = WindowProgram.joined
 
-    def twice(self: WindowProgram, data: Any, *given: Any) -> Any:
-        doubled = [v and v + v[len(WINDOW_HEADER) :] for v in data]
-        return read(self, doubled, *given)
+    def twice(data: Any) -> Any:
+        return joined([v and v + v[len(WINDOW_HEADER) :] for v in data])
 
-    patch.setattr(WindowProgram, "read_columns", twice)
+    patch.setattr(WindowProgram, "joined", twice)
 
 
 def _ignores_ttl(patch: pytest.MonkeyPatch) -> None:
@@ -145,6 +145,9 @@ def test_a_broken_build_is_caught(
     with monkeypatch.context() as patch:
         breaks(patch)
         world.take_in(150)
+        # Where windows of an hour begin there are events, whenever this runs.
+        edge = time.time_ns() // 1000 - 62 * MINUTE
+        world.take([(u, edge + i * 10 * SECOND, 1.0) for u in range(USERS) for i in range(13)])
         world.serve(4, lambda turn: world.take_in(40) if turn < 2 else None)
     report = world.report()
     different = {view for view, n in by_view(report, "different").items() if n}
