@@ -1,4 +1,4 @@
-"""Routes of watching: the project's metrics and the freshness of its views."""
+"""Routes of watching: the project's metrics, the freshness of its views, what verify found."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from headwater.catalog import Catalog
+from headwater.errors import BadRequestError
+from headwater.online import verified
 from headwater.online.writer import OnlineWriter
 from headwater.quality.freshness import freshness
 from service.metrics import Metrics
@@ -37,3 +39,24 @@ def add(
         now = time.time()
         rows = [freshness(view, clocks, now) for view in catalog().views.values()]
         return Response(orjson.dumps(rows), media_type="application/json")
+
+    @app.get("/api/v1/verifications", tags=["operation"])
+    async def verifications() -> Response:
+        """The last runs of `headwater verify`, the newest first: values compared and different."""
+        rows = await asyncio.to_thread(
+            lambda: verified.summaries(writer().client, catalog().project)
+        )
+        return Response(orjson.dumps(rows), media_type="application/json")
+
+    @app.get("/api/v1/verifications/{name}", tags=["operation"])
+    async def verification(name: str) -> Response:
+        """One of them whole: by feature, with causes, examples, and skew where it was measured."""
+        found = await asyncio.to_thread(
+            lambda: verified.report(writer().client, catalog().project, name)
+        )
+        if found is None:
+            raise BadRequestError(
+                f"there is no verification {name!r} (any more); GET /api/v1/verifications lists "
+                f"the last {verified.KEPT}", 404,
+            )  # fmt: skip
+        return Response(orjson.dumps(found), media_type="application/json")

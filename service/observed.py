@@ -37,6 +37,7 @@ class Observed:
         self._writer, self._held_to = writer, held_to or Clocks()
         self._catalog_version = ""
         self._promised: list[Metric] = []
+        self._features: list[tuple[str, str]] = []
         self.clocks: Mapping[tuple[str, str], int] = {}
         self.jobs: Mapping[tuple[str, str], JobStatus] = {}
         self.use: StoreUse | None = None
@@ -49,6 +50,12 @@ class Observed:
         """Show what a catalogue promises."""
         if catalog.version != self._catalog_version:
             self._promised = [_topics(catalog), *_promised(catalog.views.values())]
+            self._features = [
+                (plan.name, name)
+                for plans in (catalog.views, catalog.on_demand)
+                for plan in plans.values()
+                for name in plan.feature_names
+            ]
             self._catalog_version = catalog.version
 
     def look(self, catalog: Catalog) -> None:
@@ -140,7 +147,9 @@ class Observed:
             labels=feature,
         )  # fmt: skip
         families = {"compared": compared, "different": different}
-        for (view, name, kind), count in self.verified.items():
+        # All from 0 on: a first difference must be seen to grow.
+        none = {(*of, kind): 0 for of in self._features for kind in families}
+        for (view, name, kind), count in (none | dict(self.verified)).items():
             families[kind].add_metric([view, name], count)
         last = GaugeMetricFamily(
             PREFIX + "verified_timestamp_seconds", "When `headwater verify` last ended"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from headwater import catalog_cache
-from headwater.errors import HeadwaterError, StoreUnavailableError
+from headwater.errors import HeadwaterError
 from headwater.settings import Settings
+
+# DuckDB, Delta and Arrow come with the run, not with the command line.
+if TYPE_CHECKING:
+    from headwater.cli.verification import Run
 
 Repo = Annotated[Path, typer.Option(help="Feast project: the folder with feature_store.yaml")]
 
@@ -32,37 +34,44 @@ def verify(
         bool, typer.Option("--skew", help="also against a training set by event time")
     ] = False,
     repo: Repo = Path("feature_repo"),
+    every: Annotated[
+        float, typer.Option(help="verify what is new every so many seconds, without end")
+    ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
     """Compute logged vectors again from the offline log and compare; exit code 1 if any differs."""
-    from headwater.offline.feature_log import FeatureLog
-    from headwater.offline.verify import logs_of
-    from headwater.offline.verify import verify as run
+    from headwater.cli.verification import Verifier, noted
 
     settings = Settings.from_env(os.environ)
-    catalog = catalog_cache.load(repo.resolve())
-    logs = [FeatureLog(path) for path in log or ()] or logs_of(
-        catalog, settings.feature_log, service
-    )
-    start = time.monotonic()
+    verifier = Verifier(repo.resolve(), settings, service, log or (), skew)
+    if every:
+        if every < 0 or since or until:
+            raise HeadwaterError(
+                "--every goes on from where the last run ended: give it seconds, "
+                "and neither --since nor --until"
+            )
+        for run in verifier.again(every, Console(stderr=True)):
+            _print(run, as_json)
+        return
     columns = (TextColumn("vectors"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("vectors", total=None)
-        report = run(
-            catalog, logs, micros(since), micros(until), skew, lambda n: bar.advance(task, n)
-        )
-    seconds = time.monotonic() - start
-    if not report.vectors:
+        run = verifier.run(micros(since), micros(until), lambda n: bar.advance(task, n))
+    if not run.report.vectors:
         raise HeadwaterError("the feature log has no vectors of that time; nothing was verified")
-    _note(catalog, settings, report)
-    if as_json:
-        typer.echo(json.dumps({**report.as_json(), "seconds": round(seconds, 3)}, default=str))
-    else:
-        _show(report, seconds)
-        if skew:
-            _show_skew(report)
-    if report.different:
+    noted(verifier, run, Console(stderr=True))
+    _print(run, as_json)
+    if run.report.different:
         raise typer.Exit(1)
+
+
+def _print(run: Run, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(run.as_json(), default=str))
+        return
+    _show(run.report, run.seconds)
+    if run.report.skew:
+        _show_skew(run.report)
 
 
 def micros(text: str) -> int | None:
@@ -75,19 +84,6 @@ def micros(text: str) -> int | None:
         raise HeadwaterError(f"{text!r} is no time: give ISO 8601, 2026-01-05T12:00") from error
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return round(moment.timestamp() * 1e6)
-
-
-def _note(catalog: Any, settings: Settings, report: Any) -> None:
-    """Add what was found to the metrics that the service shows; without Redis they stay."""
-    from headwater.offline.verify import counters
-    from headwater.online import verified
-    from headwater.online.connect import connect
-
-    try:
-        client = connect(settings.redis_url or catalog.redis_url)
-        verified.add(client, catalog.project, counters(report), time.time())
-    except StoreUnavailableError as error:
-        Console(stderr=True).print(f"[yellow]warning[/] the metrics stay as they were: {error}")
 
 
 def _show(report: Any, seconds: float) -> None:

@@ -47,6 +47,19 @@ def open_source(source: BatchSourcePlan, version: int | None = None) -> ds.Datas
         raise HeadwaterError(f"source {source.name!r} cannot be read: {error}") from error
 
 
+def written_us(path: str, endpoint: str = "") -> int:
+    """When a file, or the newest one in a folder, was written; 0 where the store does not say."""
+    try:
+        store, place = filesystem(path, endpoint)
+        info = store.get_file_info(place)
+        found = [info]
+        if info.type == pafs.FileType.Directory:
+            found = store.get_file_info(pafs.FileSelector(place, recursive=True))
+    except (FileNotFoundError, OSError):
+        return 0
+    return max(((one.mtime_ns or 0) // 1000 for one in found if one.is_file), default=0)
+
+
 def _files(store: pafs.FileSystem, path: str, kind: str) -> ds.Dataset:
     import pyarrow.dataset as ds
 

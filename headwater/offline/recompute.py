@@ -70,6 +70,8 @@ class Recompute:
         self.n = len(self.t)
         column = part.table[provenance_column(read)].combine_chunks()
         self._provenance: pa.Array = column
+        #: Of rows: whether the state was not known to hold all events up to the row's.
+        self.unsettled: Bool = np.zeros(self.n, np.bool_)
         self._reasons = np.zeros(self.n, np.int64)
         self._why = [""]
 
@@ -115,6 +117,7 @@ class Recompute:
         else:
             held = Held.read(scan, keys, [])
             bounds = self._bounds(self._row_sections(held, stream.topics), stream.topics)
+            self.unsettled = np.asarray((bounds.state > bounds.whole).any(axis=1))
         last = np.maximum(bounds.state, bounds.whole) if whole else bounds.state
         self._check_log(bounds, np.maximum(bounds.state, bounds.whole))
         self._check_history()

@@ -8,7 +8,7 @@ is another question, `headwater.offline.skew`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -37,6 +37,8 @@ from headwater.offline.training_set import on_demand_features
 from headwater.online.columns import NULL_VALUE, PRESENT, STATUS_NAMES
 from headwater.windows import Bool, Int64
 
+#: Catalogues, today's and those of the log, and the views of each whose code is gone.
+Definitions = Sequence[tuple[Catalog, list[str]]]
 NO_CODE = "its code is no longer in the registry"
 REPLACED = "it was past its objective, and replaced as the view's tag says"
 #: Differences of a feature that are kept as examples.
@@ -117,10 +119,12 @@ def verify(
     source cannot be read.
     """
     report = Report()
+    definitions: dict[str, tuple[Catalog, list[str]]] = {catalog.version: (catalog, [])}
     for log in logs:
         for part in log.read(since_us, until_us):
             then, gone = with_code(part.plan.catalog, catalog)
-            _Check(catalog, then, gone, part, report).run()
+            definitions[f"{log.path} {then.version}"] = then, gone
+            _Check(list(definitions.values()), then, gone, part, report).run()
             for read in part.plan.reads if skew else ():
                 if read.view not in gone:
                     add_skew(then, part, read, report.skew)
@@ -133,9 +137,10 @@ class _Check:
     """Checks one part of a log."""
 
     def __init__(
-        self, now: Catalog, then: Catalog, gone: list[str], part: Part, report: Report
+        self, definitions: Definitions, then: Catalog, gone: list[str], part: Part, report: Report
     ) -> None:
-        self.now, self.then, self.gone, self.part, self.report = now, then, gone, part, report
+        self.definitions, self.then, self.gone = definitions, then, gone
+        self.part, self.report = part, report
         #: Inputs of on-demand views: recomputed, or as served where they cannot be.
         self._columns: dict[tuple[str, str], pa.Array] = {}
 
@@ -155,7 +160,8 @@ class _Check:
         made = recompute.values()
         self._leave_out_replaced(read, made)
         functions = {a.name: a.function for a in recompute.view.aggregations}
-        causes = Causes(self.now, recompute, made)
+        others = [other for other, lost in self.definitions if read.view not in lost]
+        causes = Causes(others, recompute, made)
         comparable = made.reasons == 0
         for feature, title in titled(read).items():
             about = ABOUT.get(functions.get(feature, ""), "")

@@ -262,9 +262,9 @@ class WindowColumns:
         """The features of each entity, windows up to now."""
         if not self._program.reads_whole:
             return self._one_by_one(data, now_us)
-        joined = Joined(*self._program.joined(data))
-        words, status, newest, nulls = self._program.read_columns(*joined, self._table, now_us)
-        return self._kinds.columns(words, status, newest, nulls, joined)
+        words, sizes = self._program.joined(data)
+        found, status, newest, nulls = self._program.read_columns(words, sizes, self._table, now_us)
+        return self._kinds.columns(found, status, newest, nulls, Joined(words, sizes))
 
     def _one_by_one(self, data: Sequence[bytes | None], now_us: int) -> ViewColumns:
         """Windows that hold sketches: merged by Python."""

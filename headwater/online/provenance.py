@@ -117,8 +117,11 @@ class Provenance:
             state = np.zeros(len(sizes), np.uint8)
             kernels.row_origins(data, sizes, self._fingerprint, numbers, state)
             found.append((sizes, numbers, state))
-        sizes, numbers, state = zip(*found, strict=True)
-        return np.concatenate(sizes), np.concatenate(numbers, 1), np.concatenate(state)
+        return (
+            np.concatenate([sizes for sizes, _, _ in found]),
+            np.concatenate([numbers for _, numbers, _ in found], 1),
+            np.concatenate([state for _, _, state in found]),
+        )
 
     def _sections(self, parts: Iterable[Joined]) -> Sections:
         found = []

@@ -14,7 +14,7 @@ from service.access import PAGES
 from service.ingest_report import IngestReport
 from service.observed import Observed
 from service.running import Service
-from service.ui import catalogue, ingest, training, usage
+from service.ui import catalogue, ingest, training, usage, verified
 from service.ui.history import History
 from service.ui.pages import Pages
 from service.usage import UseOfFeatures
@@ -33,4 +33,5 @@ def add(
     training.add(pages, jobs, use)
     ingest.add(pages, report)
     usage.add(pages, use)
+    verified.add(pages)
     app.mount(PAGES, pages.ui)

@@ -145,10 +145,17 @@ def test_verify_finds_every_served_vector_equal_and_explain_says_what_it_is_made
     assert report["vectors"] == 400
     assert report["different"] == 0
     assert report["compared"] > 400 * 55
-    shown = 'online_offline_mismatch_total{feature="temp",feature_view="origin_weather"} 0.0'
+    (temp,) = [f for f in report["features"] if f["feature"] == "temp"]
+    series = '{feature="temp",feature_view="origin_weather"}'
+    shown = f"verified_values_total{series} {float(temp['compared'])}"
     while shown not in year.programs.get("/metrics"):
         assert time.monotonic() < deadline
         time.sleep(0.2)
+    assert f"online_offline_mismatch_total{series} 0.0" in year.programs.get("/metrics")
+    newest = json.loads(year.programs.get("/api/v1/verifications"))[0]
+    assert newest["vectors"] == 400
+    whole = json.loads(year.programs.get(f"/api/v1/verifications/{newest['id']}"))
+    assert whole["features"] == report["features"]
 
     entity = [f"--entity={key}={json.dumps(rows[0][key])}" for key in KEYS]
     after = datetime.fromtimestamp(at / 1e6, UTC).isoformat()

@@ -10,12 +10,15 @@ from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import redis
 from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError
 
 from headwater import catalog_cache
 from headwater.offline.replay import LogReader
+from headwater.online.progress import Progress
+from headwater.rebuild import missing
 from tests.faults import crashing_worker
 from tests.processes import Programs
 
@@ -124,6 +127,13 @@ class Crew:
         """Blocks until some worker has appended something."""
         before = self.logged()
         until(lambda: self.logged() > before, "no worker takes anything in", self.check)
+
+    def whole(self) -> None:
+        """Blocks until no view lacks anything that its log holds."""
+        catalog = catalog_cache.load(self.repo)
+        with redis.Redis.from_url(self.programs.env["REDIS_URL"]) as client:
+            progress = Progress(client, catalog.project)
+            until(lambda: not missing(catalog, progress), "a view is not whole", self.check)
 
     def _spawn(self, crash: str, *more: str) -> Worker:
         words = ["--repo", str(self.repo), *more]

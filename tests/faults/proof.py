@@ -23,15 +23,16 @@ ASKED = 40
 class Asker:
     """Asks for everything about random entities until it is told to stop."""
 
-    def __init__(self, running: Running, repo: Path, seed: int) -> None:
+    def __init__(self, running: Running, repo: Path, seed: int, pause: float) -> None:
         self._running, self._repo, self._chance = running, repo, random.Random(seed)
+        self._pause = pause
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.answers = self.vectors = 0
         self.failure = ""
 
     def _run(self) -> None:
-        while not self._stop.wait(0.02):
+        while not self._stop.wait(self._pause):
             catalog = catalog_cache.load(self._repo)
             features = [f"{v.name}:{f}" for v in catalog.views.values() for f in v.feature_names]
             n = self._chance.choice([1, ASKED])
@@ -62,13 +63,16 @@ class Asker:
 
 
 @contextmanager
-def served(stage: Stage, seed: int = 1) -> Iterator[Asker]:
-    """A service that is asked all the while; what it served is in the log at the end."""
+def served(stage: Stage, seed: int = 1, pause: float = 0.05) -> Iterator[Asker]:
+    """A service that is asked all the while; what it served is in the log at the end.
+
+    pause: seconds between an answer and the next request.
+    """
     repo = stage.crew.repo
     settings = {"HEADWATER_FEATURE_LOG": str(repo / "vectors"),
                 "HEADWATER_FEATURE_LOG_SECONDS": "2"}  # fmt: skip
     with serve(repo, stage.redis.url, **settings) as running:
-        asker = Asker(running, repo, seed)
+        asker = Asker(running, repo, seed, pause)
         with asker.asking():
             yield asker
 

@@ -111,7 +111,7 @@ def _doubles_tiles(patch: pytest.MonkeyPatch) -> None:
     def twice(data: Any) -> Any:
         return joined([v and v + v[len(WINDOW_HEADER) :] for v in data])
 
-    patch.setattr(WindowProgram, "joined", twice)
+    patch.setattr(WindowProgram, "joined", staticmethod(twice))
 
 
 def _ignores_ttl(patch: pytest.MonkeyPatch) -> None:

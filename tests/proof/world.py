@@ -90,13 +90,18 @@ class World:
 
     def __init__(
         self, folder: Path, url: str, project: str, seed: int = 1, users: int = USERS,
-        views: Sequence[ViewPlan] = (),
+        views: Sequence[ViewPlan] = (), more: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        """views: in place of all that `catalog` has. more: further numbers that each event has."""
         self.folder, self.url, self.chance = folder, url, random.Random(seed)
         self.users = users
         self.catalog = catalog(folder, project)
         if views:
             self.catalog = msgspec.structs.replace(self.catalog, views={v.name: v for v in views})
+        wide = tuple(FieldPlan(name, "DOUBLE") for name in more)
+        stream = msgspec.structs.replace(self.stream, fields=FIELDS + wide)
+        self.catalog = msgspec.structs.replace(self.catalog, streams={stream.name: stream})
+        self._more = more
         self.client = redis.Redis.from_url(url)
         self.writer = OnlineWriter(self.client, project)
         self.progress = Progress(self.client, project)
@@ -130,13 +135,29 @@ class World:
     def take_in(self, events: int, written: bool = True) -> None:
         """Random events on all partitions: in disorder by hours, with nulls and ties."""
         for place in self._offsets:
-            batch = self._batch(place, events)
-            self.log.append(self._logged(batch), {place: self._offsets[place] - 1})
-            now = time.time_ns() // 1000
-            for sink in self.sinks:
-                sink.apply(batch, now)
+            self._apply(self._batch(place, events))
         if written:
             self.write()
+
+    def take(self, events: Sequence[tuple[int, int, float]], written: bool = True) -> None:
+        """The given events, (user, event time, amount), on one partition; the quantity is 1."""
+        n = len(events)
+        users, ts, amounts = (np.array(column) for column in zip(*events, strict=True))
+        place = (self.stream.topics[0], 0)
+        columns = {
+            "user_id": users, "amount": amounts, "quantity": [1] * n, "page": ["p"] * n,
+            "at": pa.array(ts, TIMESTAMP),
+        }  # fmt: skip
+        self._apply(self._made(place, columns, ts, np.arange(n)))
+        if written:
+            self.write()
+
+    def _apply(self, batch: Batch) -> None:
+        place = (batch.topic, batch.partition)
+        self.log.append(self._logged(batch), {place: self._offsets[place] - 1})
+        now = time.time_ns() // 1000
+        for sink in self.sinks:
+            sink.apply(batch, now)
 
     def write(self) -> None:
         write(self.sinks, self.writer)
@@ -160,19 +181,26 @@ class World:
         ts[users == 0] -= 2 * HOUR  # has nothing new
         # Two topics with an event of one time, partition and offset: which is newer is undefined.
         ts = ts // 2 * 2 + self.stream.topics.index(place[0])
-        events = pa.table({
+        columns = {
             "user_id": pa.array(users, pa.int64()),
             "amount": pa.array([maybe(chance.choice([1e9, -1e9, 0.1, chance.random()]))
                                 for _ in range(n)], pa.float64()),
             "quantity": pa.array([maybe(chance.randrange(50)) for _ in range(n)], pa.int64()),
             "page": pa.array([maybe(f"p{chance.randrange(9)}") for _ in range(n)]),
             "at": pa.array(ts, TIMESTAMP),
-        })  # fmt: skip
+        }  # fmt: skip
         # Offsets have gaps: what was rejected, and a transaction's ends.
-        offsets = self._offsets[place] + np.cumsum([chance.randrange(1, 4) for _ in range(n)])
+        steps = np.cumsum([chance.randrange(1, 4) for _ in range(n)])
+        return self._made(place, columns, ts, steps)
+
+    def _made(self, place: tuple[str, int], columns: Any, ts: Any, steps: Any) -> Batch:
+        """Events as the next ones of a partition."""
+        offsets = self._offsets[place] + steps
         self._offsets[place] = int(offsets[-1]) + 1
         marks = np.maximum.accumulate(np.maximum(ts, self._marks[place]))
         self._marks[place] = int(marks[-1])
+        numbers = np.random.default_rng(int(offsets[0])).normal(size=(len(self._more), len(ts)))
+        events = pa.table(columns | dict(zip(self._more, numbers, strict=True)))
         return Batch(*place, events, ts, None, offsets, marks)
 
     def _logged(self, batch: Batch) -> pa.Table:
@@ -200,13 +228,17 @@ class World:
         vectors.use(self.catalog)
         vectors.link = open_link(self.url, 5.0)
         features = [f"{v.name}:{f}" for v in self.catalog.views.values() for f in v.feature_names]
-        alone = ["fresh:amount", "fresh:quantity", "profile:amount", "profile:quantity"]
+        alone = [
+            f"{name}:{feature}" for name in ("fresh", "profile") if name in self.catalog.views
+            for feature in ("amount", "quantity")
+        ]  # fmt: skip
         for turn in range(rounds):
             meanwhile(turn)
             await self._ask(vectors, features, list(range(self.users)))
             for user in range(self.users):
                 await self._ask(vectors, features, [user])
-                await self._ask(vectors, alone, [user])
+                if alone:
+                    await self._ask(vectors, alone, [user])
             # What is known of a request's state was looked up before it was sent.
             await asyncio.sleep(0.5)
         await vectors.link.close()
@@ -218,9 +250,12 @@ class World:
         reply = await vectors.answer(orjson.dumps(body), Wishes())
         assert reply.status == 200, reply.body
 
-    def report(self, catalog: Catalog | None = None) -> Report:
-        log = FeatureLog(str(self.folder / "vectors" / "features"))
-        return verify(catalog or self.catalog, [log])
+    @property
+    def served(self) -> FeatureLog:
+        return FeatureLog(str(self.folder / "vectors" / "features"))
+
+    def report(self, skew: bool = False) -> Report:
+        return verify(self.catalog, [self.served], skew=skew)
 
     def change(self, **views: Any) -> None:
         """Another version of some views' definitions."""
