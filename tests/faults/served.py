@@ -100,7 +100,7 @@ def _picked(folder: Path, vectors: int, seed: int) -> Iterator[Vector]:
         table = pq.read_table(file)
         about = json.loads(table.schema.metadata[b"headwater"])
         catalog = msgspec.convert(about["plan"]["catalog"], Catalog)
-        for row in _plain(table.take(rows)).to_pylist():
+        for row in _plain(table.take(pa.array(rows, pa.int64()))).to_pylist():
             yield Vector(row, catalog, about["wholes"])
 
 
