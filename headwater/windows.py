@@ -73,6 +73,12 @@ class EventBatch:
         return len(self.ts)
 
 
+def tile_starts(section: bytes) -> Int64:
+    """When each tile of a section begins, ascending, in microseconds."""
+    tiles = int(np.frombuffer(section, np.int64, SECTION_WORDS)[3])
+    return np.frombuffer(section, np.int64, tiles, 8 * SECTION_WORDS)
+
+
 def source_id(topic: str, partition: int) -> int:
     """A number for a topic's partition; its low 16 bits are the partition."""
     return (crc32(topic.encode()) & 0x7FFFFFFF) << 16 | (partition & 0xFFFF)

@@ -160,19 +160,28 @@ class Prepared:
 
         Raises BadRequestError (on demand), PastObjectiveError.
         """
-        now_us = now_us or time.time_ns() // 1000
+        found = self.found(entities, data, n, now_us or time.time_ns() // 1000)
+        for at, (tally, view) in enumerate(zip(self._tallies, found.columns, strict=True)):
+            status = found.replaced[at].status if at in found.replaced else view.status
+            tally.count(view, n, found.now_us, data[at * n : (at + 1) * n], status)
+        self._metrics.entities.observe(n)
+        self._record(found.now_us, n, entities, data, found)
+        return found
+
+    def found(
+        self, entities: Mapping[str, Sequence[Any]], data: Sequence[bytes | None], n: int,
+        now_us: int,
+    ) -> Found:  # fmt: skip
+        """The columns of the answer as of a time, counted nowhere.
+
+        Raises BadRequestError (on demand), PastObjectiveError.
+        """
         columns = self.columns(data, n, now_us)
         replaced: Mapping[int, Replaced] = {}
         if self._enforced:
             columns, replaced = self._budgets.hold(columns, now_us)
         made = [compute(view, self.plan, columns, entities, n) for view in self.plan.on_demand]
-        found = Found(columns, made, now_us, replaced)
-        for at, (tally, view) in enumerate(zip(self._tallies, columns, strict=True)):
-            status = replaced[at].status if at in replaced else view.status
-            tally.count(view, n, now_us, data[at * n : (at + 1) * n], status)
-        self._metrics.entities.observe(n)
-        self._record(now_us, n, entities, data, found)
-        return found
+        return Found(columns, made, now_us, replaced)
 
     def _record(self, now_us: int, n: int, entities: Any, data: Any, served: bytes | Found) -> None:
         if self._recorder is not None:

@@ -196,6 +196,21 @@ class Vectors:
             for i, command in enumerate(commands):
                 self.link.send(command, gather.part(i), deadline)
 
+    async def values(self, prepared: Prepared, entities: Any, n: int) -> list[bytes | None]:
+        """Redis's values of a request's keys. Raises StoreUnavailableError."""
+        future: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
+
+        def done(data: list[bytes | None] | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(data, Exception):
+                future.set_exception(data)
+            else:
+                future.set_result(data)
+
+        self._read(prepared.commands(entities, n), done, None)
+        return await future
+
     def _reply(
         self,
         prepared: Prepared,

@@ -14,7 +14,8 @@ from service.access import PAGES
 from service.ingest_report import IngestReport
 from service.observed import Observed
 from service.running import Service
-from service.ui import catalogue, ingest, training, usage, verified
+from service.ui import catalogue, ingest, lookup, training, usage, verified, views
+from service.ui.drift import Drift
 from service.ui.history import History
 from service.ui.pages import Pages
 from service.usage import UseOfFeatures
@@ -29,7 +30,10 @@ def add(
 ) -> None:  # fmt: skip
     """Mount the pages; each module adds its routes, and its place of the navigation."""
     pages = Pages(service, observed)
-    catalogue.add(pages, history)
+    drift = Drift(pages)
+    catalogue.add(pages, history, drift)
+    views.add(pages, history, drift)
+    lookup.add(pages)
     training.add(pages, jobs, use)
     ingest.add(pages, report)
     usage.add(pages, use)

@@ -16,6 +16,7 @@ from headwater.quality.freshness import freshness
 from headwater.usage import used_by
 from service.access import PAGES
 from service.ui import drawings
+from service.ui.drift import Drift, State
 from service.ui.history import Counts, History
 from service.ui.pages import Entry, Pages
 
@@ -105,7 +106,7 @@ def null_line(counts: Counts) -> list[float | None]:
     return [null_ratio(part.sum(axis=0)) for part in parts]
 
 
-def add(pages: Pages, history: History) -> None:
+def add(pages: Pages, history: History, drift: Drift) -> None:
     """Add the catalogue's routes."""
     pages.navigation.append(Entry(PAGES + "/", "Catalogue"))
     made: list[Index] = []
@@ -121,16 +122,17 @@ def add(pages: Pages, history: History) -> None:
         clocks, served = pages.observed.clocks, pages.service.metrics.served()
         now = time.time()
         states = {view.name: state_of(view, clocks, now) for view in index().views}
+        drifts = drift.states()
         found = [
             feature for feature in index().search(q)
-            if _kept(feature, only, states[feature.view.name])
+            if _kept(feature, only, states[feature.view.name], drifts)
         ]  # fmt: skip
         start = max(0, start)
         shown = found[start : start + SHOWN]
         groups = [
             {
                 "view": view, "state": states[view.name], "entity": _entity(view),
-                "rows": [_row(f, served, history) for f in features],
+                "rows": [_row(f, served, history, drifts) for f in features],
             }
             for view, features in _by_view(shown)
         ]  # fmt: skip
@@ -139,17 +141,23 @@ def add(pages: Pages, history: History) -> None:
             "total": len(index().features), "catalog": pages.catalog,
             "start": start, "next": start + SHOWN if start + SHOWN < len(found) else 0,
             "stale": sum(state["look"] == "bad" for state in states.values()),
+            "compared": bool(drift.at), "drifted": sum(d.look == "bad" for d in drifts.values()),
         }  # fmt: skip
         part = request.headers.get("hx-target")
-        template = {"found": "catalogue-found.html", "more": "catalogue-rows.html"}
+        template = {"found": "catalogue-part.html", "more": "catalogue-rows.html"}
         answer = pages.render(request, template.get(part or "", "catalogue.html"), context)
         answer.headers["Vary"] = "HX-Target"
         return answer
 
 
-def _kept(feature: Feature, only: str, state: Mapping[str, Any]) -> bool:
+def _kept(
+    feature: Feature, only: str, state: Mapping[str, Any],
+    drifts: Mapping[tuple[str, str], State],
+) -> bool:  # fmt: skip
     if only == "stale":
         return bool(state["look"] == "bad")
+    if only == "drifted":
+        return _drift(feature, drifts).look == "bad"
     return not feature.services if only == "unused" else True
 
 
@@ -165,9 +173,17 @@ def _entity(view: ViewPlan | OnDemandPlan) -> str:
 
 
 def _row(
-    feature: Feature, served: Mapping[tuple[str, str], Counts], history: History
-) -> dict[str, Any]:
+    feature: Feature, served: Mapping[tuple[str, str], Counts], history: History,
+    drifts: Mapping[tuple[str, str], State],
+) -> dict[str, Any]:  # fmt: skip
     key = (feature.view.name, feature.field.name)
     nulls = null_ratio(served.get(key))
     line = "" if nulls is None else drawings.sparkline(null_line(history.served(*key)[1]))
-    return {"field": feature.field, "services": feature.services, "nulls": nulls, "line": line}
+    return {
+        "field": feature.field, "services": feature.services, "nulls": nulls, "line": line,
+        "drift": _drift(feature, drifts),
+    }  # fmt: skip
+
+
+def _drift(feature: Feature, drifts: Mapping[tuple[str, str], State]) -> State:
+    return drifts.get((feature.view.name, feature.field.name), State("none", ""))

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
+
+from headwater.changes import span
+from service.ui.texts import lasting
+
+#: Lineage: a box's width and height, and the gaps between boxes.
+_BOX, _TALL, _GAP, _SPACE = 200, 40, 56, 12
+#: Boxes of a column beyond which the rest is told as a number.
+_MOST = 8
 
 
 def bars(counts: Sequence[int], width: int = 96, height: int = 22) -> Markup:
@@ -30,17 +40,172 @@ def sparkline(values: Sequence[float | None], width: int = 72, height: int = 18)
     Decoration of the number beside it, so that screen readers pass it over.
     """
     step, inner = (width - 4) / max(len(values) - 1, 1), height - 4
-    parts, drawn = [], False
+    parts, dots = [], []
     for i, value in enumerate(values):
         if value is None:
-            drawn = False
             continue
         x, y = 2 + i * step, 2 + (1 - min(value, 1.0)) * inner
-        # A point on its own is a dot: a line of no length with round ends.
-        parts.append(f"{'L' if drawn else 'M'}{x:.1f} {y:.1f}" + ("" if drawn else "h0"))
-        drawn = True
+        before = i > 0 and values[i - 1] is not None
+        after = i + 1 < len(values) and values[i + 1] is not None
+        parts.append(f"{'L' if before else 'M'}{x:.1f} {y:.1f}")
+        if not before and not after:
+            dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.8"/>')
     return Markup(
         f'<svg class="spark" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'aria-hidden="true"><path class="base" d="M2 {height - 2}H{width - 2}"/>'
-        f'<path class="line" d="{"".join(parts)}"/></svg>'
+        f'<path class="line" d="{"".join(parts)}"/>{"".join(dots)}</svg>'
     )
+
+
+def windows(found: Sequence[tuple[int, int]], marked: tuple[int, int] | None = None) -> Markup:
+    """Windows (length, hop) in microseconds as bars that end now; the marked one stands out.
+
+    The time line goes by the logarithm, so that an hour shows beside a week.
+    """
+    if not found:
+        return Markup("")
+    ordered = sorted(set(found))
+    left, right, row = 60, 420, 30
+    longest, shortest = math.log(ordered[-1][0]), math.log(ordered[0][0])
+    parts = []
+    for i, (length, hop) in enumerate(ordered):
+        depth = (math.log(length) - shortest) / max(longest - shortest, 1e-9)
+        reach = (right - left) * (0.25 + 0.75 * depth if len(ordered) > 1 else 1.0)
+        y, start = 8 + i * row, right - reach
+        here = " here" if marked == (length, hop) else ""
+        step = max(4.0, min(reach * hop / length * 4, reach / 3))
+        parts.append(
+            f'<g><rect class="bar{here}" x="{start:.1f}" y="{y}" width="{reach:.1f}" height="16" '
+            f'rx="3"/><path class="hop" d="M{start + step:.1f} {y + 3}v10M{start + 2 * step:.1f} '
+            f'{y + 3}v10"/><text x="{start - 8:.1f}" y="{y + 12.5}" text-anchor="end">'
+            f'{span(length)}</text><text class="quiet" x="{right + 12}" y="{y + 12}">'
+            f"in steps of {span(hop)}</text></g>"
+        )
+    axis = 8 + len(ordered) * row
+    said = "; ".join(f"the last {span(length)}, in steps of {span(hop)}" for length, hop in ordered)
+    return Markup(
+        f'<svg class="picture" viewBox="0 0 540 {axis + 22}" width="540" role="img" '
+        f'aria-label="Windows up to now: {said}">'
+        f'<path class="axis" d="M20 {axis}H{right + 40}M{right} 2V{axis + 4}"/>'
+        f'{"".join(parts)}<text x="{right}" y="{axis + 18}" text-anchor="middle">now</text></svg>'
+    )
+
+
+def tiles(starts: Sequence[int], now_us: int, longest_us: int) -> Markup:
+    """The tiles of a state, each at its beginning, on a time line from the oldest to now.
+
+    starts: microseconds, ascending, at least one; longest_us: the longest window, 0 for none.
+    """
+    left, right = 4, 716
+    oldest = min(starts[0], now_us - longest_us) if longest_us else starts[0]
+    scale = (right - left) / max(now_us - oldest, 1)
+    marks = "".join(f"M{left + (start - oldest) * scale:.1f} 6v20" for start in starts)
+    low = f"{lasting((now_us - oldest) / 1e6)} ago"
+    said = f"{len(starts)} tiles from {low} to now"
+    return Markup(
+        f'<svg class="picture" viewBox="0 0 720 46" width="720" role="img" aria-label="{said}">'
+        f'<path class="axis" d="M{left} 26H{right}M{right} 4v26"/><path class="tick" d="{marks}"/>'
+        f'<text class="quiet" x="{left}" y="42">{low}</text>'
+        f'<text class="quiet" x="{right}" y="42" text-anchor="end">now</text></svg>'
+    )
+
+
+def shares(
+    names: Sequence[str], baseline: Sequence[float], current: Sequence[float], of: str
+) -> Markup:
+    """Two distributions over the same bins, the baseline above what it is now."""
+    left, right, row = 150, 640, 30
+    most = max(*baseline, *current, 1e-9)
+    parts = []
+    for i, (name, was, now) in enumerate(zip(names, baseline, current, strict=True)):
+        y, shown = 4 + i * row, name if len(name) <= 20 else name[:19] + "…"
+        bars = "".join(
+            f'<rect class="{kind}" x="{left}" y="{y + at}" height="9" '
+            f'width="{max(share / most * (right - left), 1):.1f}"/>'
+            for kind, at, share in (("was", 0, was), ("now", 10, now))
+        )
+        parts.append(
+            f"<g><title>{escape(name)}: {was:.1%} became {now:.1%}</title>{bars}"
+            f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{escape(shown)}</text>'
+            f'<text class="quiet" x="{right + 8}" y="{y + 13}">{now:.1%}</text></g>'
+        )
+    said = "; ".join(
+        f"{name} {was:.1%} became {now:.1%}"
+        for name, was, now in zip(names, baseline, current, strict=True)
+    )
+    height = 8 + len(names) * row
+    return Markup(
+        f'<svg class="picture shares" viewBox="0 0 700 {height}" width="700" role="img" '
+        f'aria-label="Baseline against {escape(of)}: {escape(said)}">{"".join(parts)}</svg>'
+    )
+
+
+class Node(NamedTuple):
+    """A box of the lineage; `inputs` are the boxes it is made from."""
+
+    kind: str
+    name: str
+    address: str = ""
+    inputs: tuple[str, ...] = ()
+
+
+def lineage(columns: Sequence[Sequence[Node]], here: str) -> Markup:
+    """Boxes in columns, from left to right, with a line from each box to what is made of it."""
+    columns = [_cut(column) for column in columns if column]
+    rows = max(map(len, columns))
+    low = rows * (_TALL + _SPACE) + 4
+    places: dict[str, tuple[int, float]] = {}
+    boxes, lines, lanes = [], [], 0
+    for at, column in enumerate(columns):
+        top = (low - len(column) * (_TALL + _SPACE) + _SPACE) / 2
+        for i, node in enumerate(column):
+            y = top + i * (_TALL + _SPACE)
+            places[f"{node.kind}:{node.name}"] = (at, y + _TALL / 2)
+            boxes.append(_box(node, 2 + at * (_BOX + _GAP), y, node.name == here and bool(at)))
+            for source in filter(places.__contains__, node.inputs):
+                skips = at - places[source][0] > 1
+                lanes += skips
+                lane = low + 6 * lanes if skips else None
+                lines.append(_edge(places[source], (at, y + _TALL / 2), lane))
+    width, height = len(columns) * (_BOX + _GAP) - _GAP + 4, low + (6 * lanes + 4 if lanes else 4)
+    said = ", then ".join(
+        " and ".join(f"{node.kind} {node.name}" for node in column) for column in columns
+    )
+    return Markup(
+        f'<svg class="picture" viewBox="0 0 {width} {height}" width="{width}" role="group" '
+        f'aria-label="Lineage: {escape(said)}">{"".join(lines)}{"".join(boxes)}</svg>'
+    )
+
+
+def _cut(column: Sequence[Node]) -> list[Node]:
+    if len(column) <= _MOST:
+        return list(column)
+    rest = column[_MOST - 1 :]
+    inputs = tuple({source: None for node in rest for source in node.inputs})
+    return [*column[: _MOST - 1], Node("and", f"{len(rest)} more", "", inputs)]
+
+
+def _edge(a: tuple[int, float], b: tuple[int, float], lane: float | None) -> str:
+    """A line from one box to another; past columns between them, below their boxes."""
+    start, end, bend = 2 + a[0] * (_BOX + _GAP) + _BOX, 2 + b[0] * (_BOX + _GAP), _GAP / 2
+    if lane is None:
+        way = f"C{start + bend} {a[1]:.1f} {end - bend} {b[1]:.1f} {end} {b[1]:.1f}"
+    else:
+        way = (
+            f"C{start + bend} {a[1]:.1f} {start + bend} {lane} {start + _GAP} {lane}"
+            f"H{end - _GAP}C{end - bend} {lane} {end - bend} {b[1]:.1f} {end} {b[1]:.1f}"
+        )
+    return f'<path class="edge" d="M{start} {a[1]:.1f}{way}"/>'
+
+
+def _box(node: Node, x: float, y: float, here: bool) -> str:
+    shown = node.name if len(node.name) <= 27 else node.name[:26] + "…"
+    box = (
+        f'<rect class="node{" here" if here else ""}" x="{x}" y="{y:.1f}" width="{_BOX}" '
+        f'height="{_TALL}" rx="5"/><text class="kind" x="{x + 10}" y="{y + 15:.1f}">'
+        f'{escape(node.kind)}</text><text x="{x + 10}" y="{y + 31:.1f}">{escape(shown)}</text>'
+    )
+    said = f"<title>{escape(node.kind)} {escape(node.name)}</title>"
+    if node.address and not here:
+        return f'<a href="{escape(node.address)}">{said}{box}</a>'
+    return f"<g>{said}{box}</g>"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from headwater.catalog import Catalog
 from headwater.quality.freshness import STAGES
 from service.metrics import REASONS, Metrics
-from service.observed import Observed
+from service.observed import LOOK_SECONDS, Observed
 
 #: Time between two looks, and how many are kept.
 EVERY_SECONDS = 10.0
@@ -56,6 +56,7 @@ class History:
         self._taken += 1
 
     async def keep_taking(self, catalog: Callable[[], Catalog]) -> None:
+        await asyncio.sleep(LOOK_SECONDS)  # the clocks are read first
         while True:
             await asyncio.to_thread(self.take, catalog(), time.time())
             await asyncio.sleep(EVERY_SECONDS)

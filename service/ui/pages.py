@@ -21,6 +21,7 @@ from headwater import __version__
 from headwater.catalog import Catalog
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
 from service.access import PAGES
+from service.budgets import PastObjectiveError
 from service.observed import Observed
 from service.running import Service
 from service.ui import texts
@@ -173,6 +174,10 @@ def _add_errors(ui: FastAPI, refusal: Callable[[Request, int, str, str], Respons
     @ui.exception_handler(StoreUnavailableError)
     async def unavailable(request: Request, error: StoreUnavailableError) -> Response:
         return refusal(request, 503, "Redis does not answer", texts.sentence(str(error)))
+
+    @ui.exception_handler(PastObjectiveError)
+    async def past(request: Request, error: PastObjectiveError) -> Response:
+        return refusal(request, 503, "Past its objective", texts.sentence(str(error)))
 
     @ui.exception_handler(HeadwaterError)
     async def failed(request: Request, error: HeadwaterError) -> Response:

@@ -50,6 +50,11 @@ def moment(us: int | None) -> str:
     return "" if not us else datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def iso(text: str) -> str:
+    """An ISO 8601 time as `moment` writes times."""
+    return moment(round(datetime.fromisoformat(text).timestamp() * 1e6))
+
+
 def value(found: Any) -> str:
     """A feature's value as a page shows it, cut where it is long."""
     if found is None:
@@ -74,5 +79,6 @@ FILTERS: dict[str, Callable[..., str]] = {
     "ratio": ratio,
     "number": count,
     "moment": moment,
+    "iso": iso,
     "value": value,
 }

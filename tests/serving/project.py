@@ -29,8 +29,13 @@ def write(folder: Path, store: str, project: str = "serving") -> Path:
     """A repository that is not applied yet; `store` is the YAML of its online store."""
     (folder / "data").mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("definitions.py"), folder / "features.py")
-    (folder / "feature_store.yaml").write_text(_CONFIG.format(project=project, store=store))
+    (folder / "feature_store.yaml").write_text(config(project, store))
     return folder
+
+
+def config(project: str, store: str) -> str:
+    """A `feature_store.yaml`; `store` is the YAML of its online store."""
+    return _CONFIG.format(project=project, store=store)
 
 
 def ours(redis_url: str) -> str:

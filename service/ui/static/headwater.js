@@ -9,6 +9,8 @@ function colour(name) {
 
 const UNITS = { s: [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]], B: [[2 ** 30, "GB"], [2 ** 20, "MB"], [1024, "kB"], [1, "B"]] };
 
+const LENGTHS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, ...[1, 2, 5, 7, 10, 14, 28, 100, 365, 1000, 3650].map((days) => days * 86400)];
+
 function written(value, unit) {
   if (value == null) return "–";
   if (unit === "%") return `${+(value * 100).toPrecision(3)} %`;
@@ -31,7 +33,7 @@ function draw(figure) {
     const y = Math.max(top, Math.min(top + height, plot.valToPos(chart.limit, "y", true)));
     plot.ctx.save();
     plot.ctx.fillStyle = colour("--bad-soft");
-    const [x, ages] = plot.data;
+    const x = plot.data[0], ages = plot.data.at(-1);
     for (let i = 1; i < x.length; i++) {
       if (!(ages[i] > chart.limit)) continue;
       const from = plot.valToPos(x[i - 1], "x", true);
@@ -46,16 +48,17 @@ function draw(figure) {
     plot.ctx.restore();
   };
   const most = chart.unit === "%" ? 1 : undefined;
+  const clock = (seconds, withSeconds) => new Date(seconds * 1000).toISOString().slice(11, withSeconds ? 19 : 16);
   const plot = new uPlot({
     width: Math.max(place.clientWidth, 240),
     height: Number(figure.dataset.height || 180),
     padding: [8, 8, 0, 0],
     legend: { show: chart.series.length > 1 },
     cursor: { y: false },
-    scales: { x: { time: true }, y: { range: (_, low, high) => [0, most || Math.max(high, chart.limit || 0) * 1.1 || 1] } },
-    axes: [axis, { ...axis, size: 64, values: (_, all) => all.map((value) => written(value, chart.unit)) }],
-    series: [{}, ...chart.series.map(({ label }, i) => ({
-      label, stroke: inks[i % inks.length], width: 1.75, points: { show: chart.x.length < 3 },
+    scales: { x: { time: true, range: (_, low, high) => [Math.min(low, high - 60), high] }, y: { range: (_, low, high) => [0, most || Math.max(high, chart.limit || 0) * 1.1 || 1] } },
+    axes: [{ ...axis, space: 80, values: (plot, all) => all.map((x) => clock(x, plot.scales.x.max - plot.scales.x.min < 600)) }, { ...axis, size: 64, ...(chart.unit === "s" && { incrs: LENGTHS }), values: (_, all) => all.map((value) => written(value, chart.unit)) }],
+    series: [{ label: "UTC", value: (_, x) => (x == null ? "–" : clock(x, true)) }, ...chart.series.map(({ label }, i) => ({
+      label, stroke: inks[(chart.series.length - 1 - i) % inks.length], width: 1.75, points: { size: 4 },
       value: (_, value) => written(value, chart.unit),
     }))],
     hooks: { drawClear: [shade] },
