@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 #: axe-core, which is loaded into the page beside the pages' own policy.
@@ -84,7 +85,9 @@ class Visitor:
 def visitor(url: str) -> Iterator[Visitor]:
     """A browser of the machine's own (Debian's chromium), for as long as the block."""
     path = shutil.which("chromium")
-    assert path, "there is no chromium; apt-get install chromium"
+    if path is None:
+        assert not os.environ.get("CI"), "chromium is missing, which .ci/run installs"
+        pytest.skip("there is no chromium; apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=_FLAGS)
         yield Visitor(browser, url)
