@@ -60,6 +60,7 @@ def _own_fingerprint(repo: Path) -> str:
             f"there is no feature_store.yaml in {repo}; give the Feast project with --repo"
         )
     digest = hashlib.blake2b(config.read_bytes(), digest_size=8)
+    digest.update(str(repo.resolve()).encode())  # plans hold absolute paths
     registry = _registry(os.path.expandvars(config.read_text()))
     if "://" in registry:
         for part in _database_rows(registry):

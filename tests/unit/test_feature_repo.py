@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 
+from headwater import catalog_cache
 from headwater.demo import flights as demo
 
 HERE = Path(__file__).parent
@@ -45,7 +46,20 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr
     described: dict[str, Any] = json.loads(description.read_text())
-    return described
+    return described | {"repo": copy}
+
+
+def test_a_project_that_was_moved_is_read_where_it_is(
+    catalogue: dict[str, Any], tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    for place in (catalogue["repo"], moved):
+        if place == moved:
+            shutil.copytree(catalogue["repo"], moved)
+        plans = catalog_cache.load_own(place)
+        paths = [stream.log_path for stream in plans.streams.values()]
+        assert paths
+        assert all(Path(path).is_relative_to(place.resolve()) for path in paths)
 
 
 @pytest.fixture(scope="module")
