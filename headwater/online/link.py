@@ -179,6 +179,7 @@ class Link(asyncio.Protocol):
 
     async def _connect(self) -> None:
         """Until it is connected. What waits fails with the first attempt that does."""
+        silent = 0
         while True:
             begun = self._loop.time()
             try:
@@ -187,8 +188,11 @@ class Link(asyncio.Protocol):
                 break
             except (OSError, ValueError, hiredis.HiredisError) as error:
                 late = self._loop.time() - begun > CONNECT_SECONDS * 1.2
-                if isinstance(error, TimeoutError) and late:
-                    continue  # the loop was busy with something else; Redis may well have answered
+                silent += 1
+                if isinstance(error, TimeoutError) and (late or silent == 1):
+                    # The loop was, or may have been, busy with something else, as when loops are
+                    # compiled for the first time ever. Who waits has a time limit of its own.
+                    continue
                 reason = str(error) or type(error).__name__
                 if not self._away:
                     logger.warning("Redis is away: %s", reason)

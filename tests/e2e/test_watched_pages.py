@@ -28,7 +28,9 @@ US = pa.timestamp("us", tz="UTC")
 def shop(
     tmp_path_factory: pytest.TempPathFactory, redis_url: str, kafka: LocalKafka
 ) -> Iterator[Programs]:
-    programs = project.make(tmp_path_factory.mktemp("pages") / "shop", redis_url, kafka.bootstrap)
+    programs = project.make(
+        tmp_path_factory.mktemp("pages") / "shop", redis_url, kafka.bootstrap, name="pages"
+    )
     server = programs.serve()
     for _ in range(3):
         asked = {"feature_service": "risk", "entities": {"user_id": [1, 2]}}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,11 +15,12 @@ from kafka import KafkaProducer
 
 from tests.processes import Programs
 
-TOPIC = "watched-clicks"
+PROJECT = "watched"
+TOPIC = f"{PROJECT}-clicks"
 USERS = 200
 KEYS = {"ann": "read", "bob": "read+write", "root": "admin+read+write"}
 _CONFIG = """
-project: watched
+project: {name}
 provider: local
 registry: data/registry.db
 online_store: {{type: headwater.online.RedisOnlineStore, connection_string: "{redis}"}}
@@ -30,11 +30,17 @@ entity_key_serialization_version: 3
 _US = pa.timestamp("us", tz="UTC")
 
 
-def make(folder: Path, redis_url: str, kafka: str, **settings: str) -> Programs:
-    """The project and the programs that run it; the worker has ended."""
+def make(
+    folder: Path, redis_url: str, kafka: str, name: str = PROJECT, **settings: str
+) -> Programs:
+    """The project and the programs that run it; the worker has ended.
+
+    name: of the project and its topic, for Redis and Kafka are those of other modules as well.
+    """
     (folder / "data").mkdir(parents=True)
-    (folder / "feature_store.yaml").write_text(_CONFIG.format(redis=redis_url))
-    shutil.copy(Path(__file__).with_name("definitions.py"), folder / "features.py")
+    (folder / "feature_store.yaml").write_text(_CONFIG.format(redis=redis_url, name=name))
+    definitions = Path(__file__).with_name("definitions.py").read_text()
+    (folder / "features.py").write_text(definitions.replace(TOPIC, f"{name}-clicks"))
     now = datetime.now(UTC).replace(microsecond=0)
     users = list(range(USERS))
     # Every third user's row is a week old, far beyond the ttl of three hours.
@@ -50,10 +56,10 @@ def make(folder: Path, redis_url: str, kafka: str, **settings: str) -> Programs:
     })  # fmt: skip
     programs = Programs(folder, {
         "REDIS_URL": redis_url, "KAFKA_BOOTSTRAP_SERVERS": kafka,
-        "HEADWATER_GROUP": f"watched-{time.time_ns()}", **settings,
+        "HEADWATER_GROUP": f"{name}-{time.time_ns()}", **settings,
     })  # fmt: skip
     programs.headwater("apply")
-    _send(kafka, now)
+    _send(kafka, f"{name}-clicks", now)
     assert programs.ingest("--until-end").wait(120) == 0
     return programs
 
@@ -62,15 +68,15 @@ def _write(folder: Path, name: str, columns: dict[str, Any]) -> None:
     pq.write_table(pa.table(columns), folder / "data" / f"{name}.parquet")
 
 
-def _send(kafka: str, now: datetime) -> None:
+def _send(kafka: str, topic: str, now: datetime) -> None:
     producer = KafkaProducer(bootstrap_servers=kafka)
     for i in range(USERS * 3):
         at = now - timedelta(minutes=50) + timedelta(seconds=4 * i)
         event = {"user_id": i % USERS, "amount": 1.5 * (i % 7), "at": at.isoformat()}
-        producer.send(TOPIC, json.dumps(event).encode(), partition=0)
+        producer.send(topic, json.dumps(event).encode(), partition=0)
     late = {"user_id": 1, "amount": 2.0, "at": (now - timedelta(days=2)).isoformat()}
     for bad in (json.dumps(late).encode(), b'{"user_id": "x"}', b"\xff\x00 <b>broken</b>"):
-        producer.send(TOPIC, bad, partition=0, key=b"k")
+        producer.send(topic, bad, partition=0, key=b"k")
     producer.flush()
     producer.close()
 
