@@ -15,6 +15,20 @@ from typing import Any
 
 from headwater.local.process import free_ports, listens
 
+_CONFIG = """
+project: {project}
+provider: local
+registry: data/registry.db
+online_store: {{type: headwater.online.RedisOnlineStore, connection_string: "{redis_url}"}}
+offline_store: {{type: headwater.offline.DuckDBOfflineStore}}
+entity_key_serialization_version: 3
+"""
+
+
+def feature_store(project: str, redis_url: str) -> str:
+    """A project's `feature_store.yaml` with Headwater's own stores."""
+    return _CONFIG.format(project=project, redis_url=redis_url)
+
 
 class Programs:
     """Starts `headwater` commands on one repository with one environment."""

@@ -27,19 +27,12 @@ from headwater.online.values import ViewReader
 from headwater.settings import Settings
 from tests.benchmarks import events, measure
 from tests.benchmarks.events import HOUR_US, Events
+from tests.processes import feature_store
 
 TOPIC = "orders"
 SAMPLE = 2_500
 #: {suffix: (length, hop) in us}; the hops are the defaults of design.md (at most W/60).
 WINDOWS = {"1h": (HOUR_US, HOUR_US // 60), "24h": (24 * HOUR_US, HOUR_US // 4)}
-YAML = """
-project: bench
-provider: local
-registry: data/registry.db
-online_store: {{type: headwater.online.RedisOnlineStore, connection_string: "{redis}"}}
-offline_store: {{type: headwater.offline.DuckDBOfflineStore}}
-entity_key_serialization_version: 3
-"""
 SOURCE = """
 from datetime import timedelta
 from feast import Entity, FeatureService, FileSource, Field, KafkaSource, StreamFeatureView
@@ -121,7 +114,9 @@ class Project:
     def apply(self) -> Project:
         """Write and register the definitions."""
         self.repo.mkdir(parents=True)
-        (self.repo / "feature_store.yaml").write_text(YAML.format(redis=self.servers.redis.url))
+        (self.repo / "feature_store.yaml").write_text(
+            feature_store("bench", self.servers.redis.url)
+        )
         text = SOURCE.format(schema=events.SCHEMA)
         (self.repo / "definitions.py").write_text(text + (ROW_VIEW if self.rows else ""))
         command = [sys.executable, "-P", "-m", "headwater.cli", "apply", "--repo", str(self.repo)]

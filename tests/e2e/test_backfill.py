@@ -18,16 +18,8 @@ from headwater.online.progress import Progress
 from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter
 from headwater.rebuild import missing
-from tests.processes import Programs
+from tests.processes import Programs, feature_store
 
-YAML = """
-project: fills
-provider: local
-registry: data/registry.db
-online_store: {{type: headwater.online.RedisOnlineStore, connection_string: "{redis}"}}
-offline_store: {{type: headwater.offline.DuckDBOfflineStore}}
-entity_key_serialization_version: 3
-"""
 DEFINITIONS = """
 from datetime import timedelta
 from feast import Entity, FileSource, Field, KafkaSource, StreamFeatureView, ValueType
@@ -64,7 +56,7 @@ USERS = 20
 @pytest.fixture
 def programs(tmp_path: Path, redis_client: redis.Redis, redis_url: str) -> Programs:
     """A project with one row view applied, and 3,000 events of the last hours in its log."""
-    (tmp_path / "feature_store.yaml").write_text(YAML.format(redis=redis_url))
+    (tmp_path / "feature_store.yaml").write_text(feature_store("fills", redis_url))
     found = Programs(tmp_path, {"REDIS_URL": redis_url})
     define(found, LATEST)
     assert "filling" not in found.headwater("apply"), "there is nothing in the log"

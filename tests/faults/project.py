@@ -8,25 +8,17 @@ from pathlib import Path
 
 from headwater import catalog as plans
 from headwater import catalog_cache
-from tests.processes import Programs
+from tests.processes import Programs, feature_store
 
 #: Stands for the run in the names of topics; no two runs share one.
 RUN = "RUN-"
 PARTITIONS = 4
-YAML = """
-project: faults
-provider: local
-registry: data/registry.db
-online_store: {type: headwater.online.RedisOnlineStore, connection_string: "redis://127.0.0.1:1"}
-offline_store: {type: headwater.offline.DuckDBOfflineStore}
-entity_key_serialization_version: 3
-"""
 
 
 def define(folder: Path, run: str = RUN, without: Sequence[str] = ()) -> None:
     """Write the definitions, for the topics of a run, without some of the views."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "feature_store.yaml").write_text(YAML)
+    (folder / "feature_store.yaml").write_text(feature_store("faults", "redis://127.0.0.1:1"))
     text = Path(__file__).with_name("definitions.py").read_text().replace(RUN, run)
     left_out = "".join(f"del {name}\n" for name in without)
     (folder / "definitions.py").write_text(text + left_out)

@@ -22,7 +22,7 @@ from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter
 from tests.apicurio import Apicurio
 from tests.decoding import avro, framed, generate, proto_messages, record
-from tests.processes import Programs
+from tests.processes import Programs, feature_store
 
 PROTO = Path(__file__).parents[1] / "unit" / "clicks.proto"
 MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
@@ -33,14 +33,6 @@ SCHEMA = record(
 )  # fmt: skip
 #: An older writer: fewer fields, in another order, of narrower types.
 OLDER = record(("at", MILLIS), ("user", "int"), ("amount", "float"))
-YAML = """
-project: formats
-provider: local
-registry: data/registry.db
-online_store: {{type: headwater.online.RedisOnlineStore, connection_string: "{redis}"}}
-offline_store: {{type: headwater.offline.DuckDBOfflineStore}}
-entity_key_serialization_version: 3
-"""
 DEFINITIONS = """
 from datetime import timedelta
 from feast import Entity, FileSource, Field, KafkaSource, StreamFeatureView, ValueType
@@ -106,7 +98,7 @@ def programs(
     tmp_path: Path, kafka: LocalKafka, redis_client: redis.Redis, redis_url: str,
     schema_registry: Apicurio,
 ) -> Programs:  # fmt: skip
-    (tmp_path / "feature_store.yaml").write_text(YAML.format(redis=redis_url))
+    (tmp_path / "feature_store.yaml").write_text(feature_store("formats", redis_url))
     text = f"SCHEMA = {json.dumps(SCHEMA)!r}\n{DEFINITIONS}"
     (tmp_path / "definitions.py").write_text(text)
     env = {

@@ -19,17 +19,9 @@ from headwater.offline.sources import read_log
 from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter
 from tests.faults.crew import until
-from tests.processes import Programs
+from tests.processes import Programs, feature_store
 
 TOPIC = "receipts"
-YAML = """
-project: receipts
-provider: local
-registry: data/registry.db
-online_store: {{type: headwater.online.RedisOnlineStore, connection_string: "{redis}"}}
-offline_store: {{type: headwater.offline.DuckDBOfflineStore}}
-entity_key_serialization_version: 3
-"""
 DEFINITIONS = """
 from datetime import timedelta
 from feast import Entity, FileSource, Field, KafkaSource, StreamFeatureView, ValueType
@@ -58,7 +50,7 @@ windows = StreamFeatureView(
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory, redis_url: str, kafka: LocalKafka) -> Path:
     folder = tmp_path_factory.mktemp("receipts")
-    (folder / "feature_store.yaml").write_text(YAML.format(redis=redis_url))
+    (folder / "feature_store.yaml").write_text(feature_store("receipts", redis_url))
     (folder / "definitions.py").write_text(DEFINITIONS)
     Programs(folder, {"REDIS_URL": redis_url}).headwater("apply")
     return folder

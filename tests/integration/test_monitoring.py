@@ -29,20 +29,12 @@ from kafka import KafkaProducer
 from headwater.local import LocalKafka, LocalRedis
 from headwater.local.process import free_ports, listens
 from tests.panels import panels
-from tests.processes import Programs
+from tests.processes import Programs, feature_store
 from tests.serving.server import until
 
 SERVERS = ("prometheus", "promtool", "prometheus-alertmanager", "amtool", "victoria-metrics",
            "vmalert", "vmagent")  # fmt: skip
 TOPIC = "watched"
-YAML = """
-project: watched
-provider: local
-registry: data/registry.db
-online_store: {{type: headwater.online.RedisOnlineStore, connection_string: "{redis}"}}
-offline_store: {{type: headwater.offline.DuckDBOfflineStore}}
-entity_key_serialization_version: 3
-"""
 DEFINITIONS = """
 from datetime import timedelta
 from feast import Entity, FeatureView, Field, FileSource, KafkaSource, StreamFeatureView, ValueType
@@ -160,7 +152,7 @@ class Watched:
         self.redis = LocalRedis(append_only=True)
         self.redis.start()
         (folder / "data").mkdir()
-        (folder / "feature_store.yaml").write_text(YAML.format(redis=self.redis.url))
+        (folder / "feature_store.yaml").write_text(feature_store("watched", self.redis.url))
         (folder / "definitions.py").write_text(DEFINITIONS)
         self.programs = Programs(folder, {
             "REDIS_URL": self.redis.url, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,

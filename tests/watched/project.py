@@ -13,20 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from kafka import KafkaProducer
 
-from tests.processes import Programs
+from tests.processes import Programs, feature_store
 
 PROJECT = "watched"
 TOPIC = f"{PROJECT}-clicks"
 USERS = 200
 KEYS = {"ann": "read", "bob": "read+write", "root": "admin+read+write"}
-_CONFIG = """
-project: {name}
-provider: local
-registry: data/registry.db
-online_store: {{type: headwater.online.RedisOnlineStore, connection_string: "{redis}"}}
-offline_store: {{type: headwater.offline.DuckDBOfflineStore}}
-entity_key_serialization_version: 3
-"""
 _US = pa.timestamp("us", tz="UTC")
 
 
@@ -38,7 +30,7 @@ def make(
     name: of the project and its topic, for Redis and Kafka are those of other modules as well.
     """
     (folder / "data").mkdir(parents=True)
-    (folder / "feature_store.yaml").write_text(_CONFIG.format(redis=redis_url, name=name))
+    (folder / "feature_store.yaml").write_text(feature_store(name, redis_url))
     definitions = Path(__file__).with_name("definitions.py").read_text()
     (folder / "features.py").write_text(definitions.replace(TOPIC, f"{name}-clicks"))
     now = datetime.now(UTC).replace(microsecond=0)
