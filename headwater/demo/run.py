@@ -259,7 +259,7 @@ class _Demo:
             f"{self.repo / 'data' / 'train.parquet'}').describe())\"",
             soft_wrap=True,
         )
-        console.print(f"  {self.address}/docs   {self.address}/metrics")
+        console.print(f"  {self.address}/ui   {self.address}/docs   {self.address}/metrics")
 
     def _trickle(self) -> None:
         """Live events as their time comes, until Ctrl-C."""
