@@ -6,10 +6,12 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from headwater import label_kernels as kernels
 from headwater.windows import Bool, Int64
@@ -19,6 +21,16 @@ from headwater.windows import Bool, Int64
 def column_threads() -> ThreadPoolExecutor:
     """Kernels and NumPy release the interpreter's lock, so columns are gathered side by side."""
     return ThreadPoolExecutor(os.cpu_count() or 1, "headwater-columns")
+
+
+def numbers_of(column: pa.Array, kind: pa.DataType) -> NDArray[Any]:
+    """A column of numbers or times as numbers, without a copy where it can be; nulls are any."""
+    if column.type != kind:
+        column = column.cast(kind)
+    if not len(column):
+        return np.empty(0, kind.to_pandas_dtype())
+    values = np.frombuffer(column.buffers()[1], kind.to_pandas_dtype())
+    return values[column.offset : column.offset + len(column)]
 
 
 class Gather:
@@ -36,26 +48,39 @@ class Gather:
             self._values = np.zeros(n, stored.to_pandas_dtype())
         self._n, self._stored, self._absent = n, stored, absent
         self._null: Bool | None = None
+        self._lock = Lock()
         self._parts: list[pa.Array] = []
 
+    @property
+    def is_numeric(self) -> bool:
+        """Whether values are put in place as they come; then several threads may add."""
+        return self._values is not None
+
     def add(self, column: pa.Array, rows: Int64 | None, places: Int64) -> None:
-        """Put `column[rows[i]]` at `places[i]`; without `rows`, the whole column."""
+        """Put `column[rows[i]]` at `places[i]`; without `rows`, the whole column.
+
+        A negative place leaves a number of a whole column out.
+        """
         column = column if column.type == self.kind else column.cast(self.kind)
         if self._values is None:
             self._parts.append(column if rows is None else column.take(pa.array(rows)))
             return
-        numbers = column.cast(self._stored) if column.type != self._stored else column
-        if column.null_count:
+        values = numbers_of(column, self._stored)
+        if not column.null_count:
+            if rows is None:
+                kernels.put(values, places, self._values)
+            else:
+                kernels.scatter(values, rows, places, self._values)
+            return
+        with self._lock:
             if self._null is None:
                 self._null = np.zeros(self._n, np.bool_)
-            null = np.asarray(column.is_null())
-            self._null[places] = null if rows is None else null[rows]
-            numbers = numbers.fill_null(0)
-        values = numbers.to_numpy(zero_copy_only=False)
+        null = np.asarray(column.is_null())
         if rows is None:
-            kernels.put(values, places, self._values)
+            kernels.put_nulls(values, null, places, self._values, self._null)
         else:
             kernels.scatter(values, rows, places, self._values)
+            kernels.scatter(null, rows, places, self._null)
 
     def finish(self, places: Sequence[Int64]) -> pa.Array:
         """All values [n]; `places` are those of every `add`, or of some of them together."""
@@ -65,9 +90,13 @@ class Gather:
                 null = self._absent if null is None else null | self._absent
             found = pa.array(self._values, self._stored, mask=null)
             return found.cast(self.kind) if self.kind != self._stored else found
-        parts = pa.chunked_array(self._parts, self.kind).combine_chunks()
         place, at = np.zeros(self._n, np.int64), 0
         for some in places:
             place[some] = np.arange(at, at + len(some))
             at += len(some)
-        return parts.take(pa.array(place, mask=self._absent))
+        return self.ordered(place)
+
+    def ordered(self, rows: Int64) -> pa.Array:
+        """For what is not numeric: the value of `rows[i]` of all that was added, at place i."""
+        parts = pa.chunked_array(self._parts, self.kind).combine_chunks()
+        return parts.take(pa.array(rows, mask=self._absent))

@@ -16,6 +16,7 @@ I64_MIN = np.iinfo(np.int64).min
 #: Children of a node in a tree of partials.
 FAN = 16
 SUM, MIN, MAX = range(3)
+_1, _2, _3, _4 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
 
 
 @njit(cache=True, nogil=True)
@@ -47,26 +48,74 @@ def group(code, n):
 
 
 @njit(cache=True, nogil=True)
-def count_codes(code, starts):
-    """Add the rows of each code k to `starts[k + 1]`."""
-    for i in range(code.shape[0]):
-        starts[code[i] + 1] += 1
+def number(keys, low, table, codes):
+    """Number keys 0, 1, ... as they first come; `table` (of -1) has `low` first. Returns how many.
+
+    `codes[i]` is the number of key i.
+    """
+    count = 0
+    for i in range(keys.shape[0]):
+        at = keys[i] - low
+        if table[at] < 0:
+            table[at] = count
+            count += 1
+        codes[i] = table[at]
+    return count
 
 
 @njit(cache=True, nogil=True)
-def place_codes(code, cursor):
-    """Turn each row's code into its place among all, code by code; `cursor` [codes] moves on."""
+def admit(code, ts, low, high, part, parts, out):
+    """Which rows have a key of this part (every parts-th, from `part` on) and a time in bounds.
+
+    `out[i]`: the key's number within its part, -1 for rows left out. Returns how many are not.
+    """
+    count = 0
     for i in range(code.shape[0]):
         k = code[i]
-        code[i] = cursor[k]
-        cursor[k] += 1
+        if k >= 0 and parts > 1:
+            k = k // parts if k % parts == part else -1
+        if ts[i] < low or ts[i] > high:
+            k = -1
+        out[i] = k
+        count += k >= 0
+    return count
+
+
+@njit(cache=True, nogil=True)
+def count_codes(code, starts):
+    """Add the rows of each code k to `starts[k]`; negative codes are left out."""
+    for i in range(code.shape[0]):
+        if code[i] >= 0:
+            starts[code[i]] += 1
+
+
+@njit(cache=True, nogil=True)
+def place_codes(code, cursor, places):
+    """Each row's place among all, code by code; `cursor` [codes] moves on. -1 is left out."""
+    for i in range(code.shape[0]):
+        k = code[i]
+        if k < 0:
+            places[i] = -1
+        else:
+            places[i] = cursor[k]
+            cursor[k] += 1
 
 
 @njit(cache=True, nogil=True)
 def put(column, to, out):
-    """`out[to[i]] = column[i]`."""
+    """`out[to[i]] = column[i]`; negative places are left out."""
     for i in range(column.shape[0]):
-        out[to[i]] = column[i]
+        if to[i] >= 0:
+            out[to[i]] = column[i]
+
+
+@njit(cache=True, nogil=True)
+def put_nulls(column, null, to, out, out_null):
+    """As `put`, with which of them are null."""
+    for i in range(column.shape[0]):
+        if to[i] >= 0:
+            out[to[i]] = column[i]
+            out_null[to[i]] = null[i]
 
 
 @njit(cache=True, nogil=True)
@@ -79,9 +128,15 @@ def comes_before(i, j, ts, seq):
 def in_order(starts, ts, seq):
     """Whether each group is in order of (ts, seq) already."""
     for k in range(starts.shape[0] - 1):
-        for i in range(starts[k] + 1, starts[k + 1]):
-            if not comes_before(i - 1, i, ts, seq):
-                return False
+        times, wrong = ts[starts[k] : starts[k + 1]], 0
+        for i in range(1, times.shape[0]):  # without a way out, it is many at a time
+            wrong += times[i] < times[i - 1]
+        if wrong:
+            return False
+        if seq.shape[0]:
+            for i in range(starts[k] + 1, starts[k + 1]):
+                if ts[i] == ts[i - 1] and seq[i] < seq[i - 1]:
+                    return False
     return True
 
 
@@ -197,12 +252,26 @@ def settle(labels_at, t, ttl, best, rows):
 
 
 @njit(cache=True, nogil=True)
+def first_from(t, lo, hi, v):
+    """As `first_at`, where the answer is likely to be near `lo`."""
+    step = 8
+    while lo + step < hi and t[lo + step] < v:
+        lo += step + 1
+        step *= 2
+    if step > 8:
+        return first_at(t, lo, min(lo + step, hi), v)
+    while lo < hi and t[lo] < v:
+        lo += 1
+    return lo
+
+
+@njit(cache=True, nogil=True)
 def upper(events_at, ts, labels_at, t, high):
     """`high[label]`: where the events until t end."""
     for k in range(labels_at.shape[0] - 1):
         b, end = events_at[k], events_at[k + 1]
         for p in range(labels_at[k], labels_at[k + 1]):
-            b = first_at(ts, b, end, t[p] + 1)
+            b = first_from(ts, b, end, t[p] + 1)
             high[p] = b
 
 
@@ -213,13 +282,16 @@ def lower(events_at, ts, labels_at, t, length, hop, high, low):
         a = events_at[k]
         for p in range(labels_at[k], labels_at[k + 1]):
             if length >= 0:
-                a = first_at(ts, a, high[p], (t[p] - length) // hop * hop)
+                begin = t[p] - length
+                if hop > 1:  # a division takes longer than the rest
+                    begin = begin // hop * hop
+                a = first_from(ts, a, high[p], begin)
             low[p] = a
 
 
 @njit(cache=True, nogil=True)
-def settled(events_at, arrived, labels_at, t, low, high, until):
-    """`until[label]`: before it, every event of `low:high` had arrived by the label's time."""
+def settled(events_at, arrived, labels_at, t, high, until):
+    """`until[label]`: before it, every event of the label's key had arrived by the label's time."""
     for k in range(labels_at.shape[0] - 1):
         begin, end = events_at[k], events_at[k + 1]
         newest_so_far = np.empty(end - begin, np.int64)
@@ -228,8 +300,7 @@ def settled(events_at, arrived, labels_at, t, low, high, until):
             top = max(top, arrived[e])
             newest_so_far[e - begin] = top
         for p in range(labels_at[k], labels_at[k + 1]):
-            cut = begin + first_at(newest_so_far, 0, end - begin, t[p] + 1)
-            until[p] = min(max(cut, low[p]), high[p])
+            until[p] = min(begin + first_at(newest_so_far, 0, end - begin, t[p] + 1), high[p])
 
 
 @njit(cache=True, nogil=True)
@@ -237,8 +308,8 @@ def combine(op, a, b):
     if op == SUM:
         return a + b
     if op == MIN:
-        return min(a, b)
-    return max(a, b)
+        return b if b < a else a
+    return b if b > a else a
 
 
 @njit(cache=True, nogil=True)
@@ -262,26 +333,62 @@ def build_tree(op, none, x):
 
 
 @njit(cache=True, nogil=True)
-def query(op, none, x, tree, low, until, high, arrived, t, out):
-    """The operator over each label's events: all of `low:until`, the arrived of `until:high`."""
-    for p in range(low.shape[0]):
-        a, b, value = low[p], until[p], none
-        nodes, size, begin = x, x.shape[0], 0
-        while b - a >= 2 * FAN:
-            while a % FAN:
-                value = combine(op, value, nodes[a])
-                a += 1
-            while b % FAN:
-                b -= 1
-                value = combine(op, value, nodes[b])
-            a, b, size = a // FAN, b // FAN, (size + FAN - 1) // FAN
-            nodes, begin = tree[begin : begin + size], begin + size
-        for i in range(a, b):
-            value = combine(op, value, nodes[i])
-        for e in range(until[p], high[p]):
-            if arrived[e] <= t[p]:
-                value = combine(op, value, x[e])
-        out[p] = value
+def span(op, none, x, a, b):
+    """The operator over `x[a:b]`, in four strands: each waits for its own last result only."""
+    v0, v1, v2, v3 = none, none, none, none
+    i, end = np.uint64(a), np.uint64(b)  # unsigned indices cannot count from the end
+    while i + _4 <= end:
+        v0 = combine(op, v0, x[i])
+        v1 = combine(op, v1, x[i + _1])
+        v2 = combine(op, v2, x[i + _2])
+        v3 = combine(op, v3, x[i + _3])
+        i += _4
+    while i < end:
+        v0 = combine(op, v0, x[i])
+        i += _1
+    return combine(op, combine(op, v0, v1), combine(op, v2, v3))
+
+
+@njit(cache=True, nogil=True)
+def query(op, none, x, tree, a, b):
+    """The operator over `x[a:b]`, by the tree of partials over x."""
+    value = none
+    nodes, size, begin = x, x.shape[0], 0
+    while b - a >= 2 * FAN:
+        inner_a, inner_b = (a + FAN - 1) // FAN, b // FAN
+        value = combine(op, value, span(op, none, nodes, a, inner_a * FAN))
+        value = combine(op, value, span(op, none, nodes, inner_b * FAN, b))
+        a, b, size = inner_a, inner_b, (size + FAN - 1) // FAN
+        nodes, begin = tree[begin : begin + size], begin + size
+    return combine(op, value, span(op, none, nodes, a, b))
+
+
+@njit(cache=True, nogil=True)
+def fold(op, none, x, tree, lows, until, high, arrived, t, out):
+    """The operator over each label's events, for windows from the shortest to the longest.
+
+    Window w of label p has the events `lows[w, p]:high[p]`: all before `until[p]`, and the arrived
+    of the rest. A longer window holds a shorter one, so it goes on from there; one that does not,
+    because of its hop, starts afresh. An empty tree is not used. out: [windows, labels].
+    """
+    short = 2 * FAN if tree.shape[0] else x.shape[0]
+    for p in range(high.shape[0]):
+        at, value = high[p], none
+        for w in range(lows.shape[0]):
+            low = lows[w, p]
+            if low > at:
+                at, value = high[p], none
+            while at > low and at > until[p]:
+                at -= 1
+                if arrived[at] <= t[p]:
+                    value = combine(op, value, x[at])
+            if at - low > short:
+                value = combine(op, value, query(op, none, x, tree, low, at))
+                at = low
+            elif at > low:
+                value = combine(op, value, span(op, none, x, low, at))
+                at = low
+            out[w, p] = value
 
 
 @njit(cache=True, nogil=True)
@@ -298,7 +405,10 @@ def merge_moments(n, mean, squares, m, other_mean, other_squares):
 
 @njit(cache=True, nogil=True)
 def moments(x, valid, low, until, high, arrived, t, out_n, out):
-    """Count and sum of squared deviations of each label's valid events, by a tree as above."""
+    """Count and sum of squared deviations of each label's valid events, by a tree as above.
+
+    All of `low:until` and the arrived of `until:high`; `until` may lie before `low`.
+    """
     size, total, level = x.shape[0], x.shape[0], x.shape[0]
     while level > 1:
         level = (level + FAN - 1) // FAN
@@ -318,7 +428,8 @@ def moments(x, valid, low, until, high, arrived, t, out_n, out):
             ns[at], means[at], squares[at] = n, mean, square
         begin, level = begin + level, above
     for p in range(low.shape[0]):
-        a, b = low[p], until[p]
+        a, b = low[p], max(until[p], low[p])
+        loose = b
         n, mean, square = 0, 0.0, 0.0
         begin, level = 0, size
         while a < b:
@@ -333,7 +444,7 @@ def moments(x, valid, low, until, high, arrived, t, out_n, out):
                 n, mean, square = merge_moments(n, mean, square, ns[j], means[j], squares[j])
             begin, level = begin + level, (level + FAN - 1) // FAN
             a, b = a // FAN, b // FAN
-        for e in range(until[p], high[p]):
+        for e in range(loose, high[p]):
             if arrived[e] <= t[p]:
                 n, mean, square = merge_moments(n, mean, square, ns[e], means[e], squares[e])
         out_n[p], out[p] = n, square
@@ -365,6 +476,15 @@ def ends(n, last, valid, low, until, high, arrived, t, offsets):
             found[begin:size] = found[begin:size][::-1].copy()
         offsets[p + 1] = size
     return found[:size]
+
+
+@njit(cache=True, nogil=True)
+def take(column, at):
+    """`column[at]`, for places that are known to be there."""
+    out = np.empty(at.shape[0], column.dtype)
+    for i in range(at.shape[0]):
+        out[i] = column[np.uint64(at[i])]
+    return out
 
 
 @njit(cache=True, nogil=True)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from headwater import label_kernels as kernels
 from headwater.errors import HeadwaterError
+from headwater.gather import numbers_of
 from headwater.windows import Int64
 
 #: Largest table of integer keys that is looked up directly, in entries a label.
@@ -54,18 +56,32 @@ class _Part:
     """One join key: its distinct values among the labels."""
 
     def __init__(self, column: pa.Array, labels: int) -> None:
-        encoded = column.dictionary_encode()
         self.type = column.type
-        self.values = encoded.dictionary
-        self.labels: Int64 = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
+        self.labels: Int64
         self._low = 0
-        self._table: Int64 | None = None
-        if pa.types.is_integer(self.type) and len(self.values):
-            numbers = self.values.cast(pa.int64()).to_numpy()
-            self._low, high = int(numbers.min()), int(numbers.max())
-            if high - self._low <= max(_TABLE * labels, 1 << 20):
-                self._table = np.full(high - self._low + 1, -1, np.int64)
-                self._table[numbers - self._low] = np.arange(len(numbers))
+        self._table: NDArray[np.int32] | None = None
+        if pa.types.is_integer(self.type) and len(column) > column.null_count:
+            least, most = pc.min_max(column).values()
+            self._low, high = int(least.as_py()), int(most.as_py())
+            if high - self._low <= max(_TABLE * labels, 1 << 20) and high <= kernels.I64_MAX:
+                self._number(column, high - self._low + 1)
+                return
+        encoded = column.dictionary_encode()
+        self.values = encoded.dictionary
+        self.labels = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
+
+    def _number(self, column: pa.Array, size: int) -> None:
+        """Number integers that lie close together, by a table of them."""
+        self._table = np.full(size, -1, np.int32)
+        filled = column.fill_null(self._low) if column.null_count else column
+        self.labels = np.empty(len(column), np.int64)
+        count = kernels.number(numbers_of(filled, pa.int64()), self._low, self._table, self.labels)
+        if column.null_count:
+            self.labels[np.asarray(column.is_null())] = -1
+        numbers = np.empty(count, np.int64)
+        known = np.flatnonzero(self._table >= 0)
+        numbers[self._table[known]] = known + self._low
+        self.values = pa.array(numbers).cast(self.type)
 
     def find(self, column: pa.Array) -> Int64:
         if column.type != self.type:

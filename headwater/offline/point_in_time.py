@@ -82,9 +82,9 @@ class Labels:
             if self._by_time is None:
                 self._by_time = np.argsort(self.times)  # labels of one time are all one
             keys = LabelKeys([self._key(c, k) for c, k in columns], len(self))
-            order, at = kernels.group(keys.codes[self._by_time], keys.count)
-            order = self._by_time[order]
-            self._ordered[name] = _Ordered(keys, order, at, self.times[order])
+            order, at = kernels.group(kernels.take(keys.codes, self._by_time), keys.count)
+            order = kernels.take(self._by_time, order)
+            self._ordered[name] = _Ordered(keys, order, at, kernels.take(self.times, order))
         return self._ordered[name]
 
     def _key(self, column: str, key: JoinKeyPlan) -> pa.ChunkedArray:
@@ -237,10 +237,16 @@ def _windows(
             kernels.upper(events.at, events.ts, at, t, high)
             some = high > np.repeat(events.at[:-1], np.diff(at))
             ageless += int((events.ts[high[some] - 1] == t[some]).sum())
-        found.append((order, windows_at(wanted, events, at, t)))
+        place = None
+        if len(order) == labels:  # all labels at once: each value goes where it belongs
+            place = np.empty(labels, np.int64)
+            kernels.put(np.arange(labels), order, place)
+        found.append((order, windows_at(wanted, events, at, t, place)))
     if past.warn:
         for warning in ageless_warning(view.name, "an event", ageless, len(ordered.t)):
             past.warn(warning)
+    if len(found[0][0]) == labels:
+        return found[0][1]
     place = np.full(labels, -1, np.int64)
     place[np.concatenate([order for order, _ in found])] = np.arange(len(ordered.t))
     where = pa.array(place, mask=place < 0)
@@ -278,22 +284,21 @@ def _events(
     read: list[EventPart] = []
     reach = reach_us(scan.view)
     high = int(ordered.t.max(initial=kernels.I64_MIN))
-    low = kernels.I64_MIN if reach is None or not len(ordered.t) else ordered.t.min() - reach
+    low = kernels.I64_MIN if reach is None or not len(ordered.t) else int(ordered.t.min()) - reach
     for batch in scan.batches([*keys, *own, *used]):
-        code = ordered.keys.of([batch.column(i) for i in range(len(keys))], batch.num_rows)
+        key = ordered.keys.of([batch.column(i) for i in range(len(keys))], batch.num_rows)
         ts, known = _times(batch.column(len(keys)))
-        keep = (code >= 0) & (ts >= low) & (ts <= high)
         if known is not None:
-            keep &= known
-        if parts > 1:
-            keep &= code % parts == part
-        if not keep.all():
-            kept = np.flatnonzero(keep)
-            batch, code = batch.take(pa.array(kept)), code[kept]
+            key = np.where(known, key, -1)
+        code = np.empty(batch.num_rows, np.int32)
+        kept = kernels.admit(key, ts, low, high, part, parts, code)
+        if kept < batch.num_rows // 2:  # what is left out is not worth holding
+            rows = np.flatnonzero(code >= 0)
+            batch, code = batch.take(pa.array(rows)), code[rows]
         times = [_times(batch.column(len(keys) + i))[0] for i in range(len(own))]
         columns = dict(zip(used, batch.columns[len(keys) + len(own) :], strict=True))
         known_of = dict(zip(own, times, strict=True))
-        read.append(EventPart(code // parts if parts > 1 else code, known_of[EVENT], columns,
+        read.append(EventPart(code, known_of[EVENT], columns,
                          known_of.get(SEQUENCE), known_of.get(KNOWN)))  # fmt: skip
     count = (ordered.keys.count - part + parts - 1) // parts
     kinds = {a.column: arrow_type(a.column_type) for a in scan.view.aggregations}

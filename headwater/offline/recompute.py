@@ -294,7 +294,7 @@ class _Windows:
         rows = pa.array(self.event)
         columns = {n: c.take(rows) for n, c in {**self.held.columns, **change}.items()}
         part = EventPart(
-            self.group.copy(), self.held.ts[self.event], columns,
+            self.group, self.held.ts[self.event], columns,
             self.held.sequence[self.event], self.arrived,
         )  # fmt: skip
         kinds = {name: column.type for name, column in columns.items()}

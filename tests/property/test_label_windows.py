@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwater import label_sketch_kernels, sketches
+from headwater import label_sketch_kernels, label_windows, sketches
 from headwater.catalog import AggregationPlan
 from headwater.label_windows import EventPart, KeyedEvents, windows_at
+from headwater.offline.keys import LabelKeys
 from tests.oracle import agrees, oracle
 from tests.property.test_windows import ALL, HOUR, T0, Event, streams, times
 
@@ -134,3 +135,87 @@ def test_quantile_buckets_are_the_sketch_s_to_the_bit() -> None:
     label_sketch_kernels.log_buckets(values, sketches.LOG_GAMMA, sketches.ZERO_BUCKET, found)
     for value, bucket in zip(values.tolist(), found.tolist(), strict=True):
         assert [bucket] == list(sketches.lift("quantile", 0.5, [(0, 0, value)]))
+
+
+@given(data=st.data(), run=st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_events_are_put_in_their_places_slice_by_slice(data: st.DataObject, run: int) -> None:
+    """Several slices and threads, events that are left out, and columns of every kind."""
+    kinds = {"x": pa.float64(), "i": pa.int32(), "s": pa.string(), "t": pa.timestamp("us", "UTC")}
+    cell = st.none() | st.integers(0, 9)
+    rows = data.draw(st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 9), cell), max_size=80))
+    cut = data.draw(st.integers(0, len(rows)))
+    parts = []
+    for some in (rows[:cut], rows[cut:]):
+        values = [r[2] for r in some]
+        columns = {
+            "x": pa.array([None if v is None else v / 2 for v in values], kinds["x"]),
+            "i": pa.array(values, kinds["i"]), "t": pa.array(values, kinds["t"]),
+            "s": pa.array([None if v is None else str(v) for v in values], kinds["s"]),
+        }  # fmt: skip
+        code, ts = (np.array([r[i] for r in some], np.int64) for i in (0, 1))
+        parts.append(EventPart(code.astype(np.int32), ts, columns))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(label_windows, "_SLICE", run)
+        found = KeyedEvents.sort(parts, 4, kinds)
+    wanted = [sorted((r for r in rows if r[0] == k), key=lambda r: r[1]) for k in range(4)]
+    assert np.diff(found.at).tolist() == [len(some) for some in wanted]
+    flat = [r for some in wanted for r in some]
+    assert found.ts.tolist() == [r[1] for r in flat]
+    assert found.columns["i"].to_pylist() == [r[2] for r in flat]
+    assert found.columns["x"].to_pylist() == [None if r[2] is None else r[2] / 2 for r in flat]
+    assert found.columns["s"].to_pylist() == [None if r[2] is None else str(r[2]) for r in flat]
+    assert found.columns["t"].cast(pa.int64()).to_pylist() == [r[2] for r in flat]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_windows_that_do_not_hold_each_other_start_afresh(late: bool) -> None:
+    """A window of 10 s that hops by 60 s can begin before one of 50 s that hops by 30 s."""
+    chance, second = np.random.default_rng(11), 1_000_000
+    stream: list[Event] = [
+        (0, T0 + int(at) * second, 0, {"x": float(v), "i": int(at), "s": "a"})
+        for at, v in zip(np.sort(chance.integers(0, 900, 400)), chance.normal(size=400),
+                         strict=True)
+    ]  # fmt: skip
+    arrived = [e[1] + (int(chance.integers(0, 90)) * second if late else 0) for e in stream]
+    plans = [
+        AggregationPlan(f"{f}{length}", "x", f, length * second, hop * second, 0.0, "DOUBLE",
+                        "DOUBLE")
+        for f in ("sum", "max", "min", "mean") for length, hop in ((10, 60), (50, 30), (300, 1))
+    ]  # fmt: skip
+    labels = [(0, T0 + int(t) * second) for t in chance.integers(0, 1000, 3000)]
+    found = at_labels(plans, stream, labels, arrived if late else None)
+    for a, column in zip(plans, found, strict=True):
+        for (k, t), value in zip(labels[:300], column, strict=False):
+            assert agrees(a, value, known(a, stream, k, arrived, t)), (a.name, t)
+
+
+@given(
+    labels=st.lists(st.tuples(st.none() | st.integers(-3, 3), st.none() | st.integers(0, 2)),
+                    max_size=12),
+    rows=st.lists(st.tuples(st.none() | st.integers(-9, 9), st.none() | st.integers(-1, 9)),
+                  max_size=12),
+    far=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=80, deadline=None)
+def test_keys_have_one_number_each_in_labels_and_rows(
+    labels: list[Any], rows: list[Any], far: bool
+) -> None:
+    """Integers close together, by a table, and far apart, without one."""
+    step = 1 << 40 if far else 1
+
+    def columns(tuples: list[Any], kind: pa.DataType) -> list[pa.Array]:
+        return [
+            pa.array([None if r[i] is None else r[i] * step for r in tuples], kind) for i in (0, 1)
+        ]
+
+    keys = LabelKeys([pa.chunked_array([c]) for c in columns(labels, pa.int64())], len(labels))
+    number = {
+        pair: code for pair, code in zip(labels, keys.codes.tolist(), strict=True) if code >= 0
+    }
+    assert set(number) == {pair for pair in labels if None not in pair}
+    assert len(set(number.values())) == len(number)
+    assert all(code < keys.count for code in number.values())
+    found = keys.of(columns(rows, pa.int64()), len(rows)).tolist()
+    numbers = set(number.values())  # another's may be one that no label has
+    assert [c if c in numbers else -1 for c in found] == [number.get(pair, -1) for pair in rows]
