@@ -28,6 +28,8 @@ from headwater.online.columns import (
     ViewColumns,
 )
 from headwater.quality.budgets import BUDGET_TAGS, budgets
+from service import counting
+from service.counting import AGES, SECONDS
 from service.slots import Slots
 from service.uses import Uses
 
@@ -38,27 +40,29 @@ ERROR, STALE = len(STATUS_NAMES), len(STATUS_NAMES) + 1
 REASONS = {NULL_VALUE: "null", NOT_FOUND: "absent", OUTSIDE_MAX_AGE: "expired", ERROR: "error",
            STALE: "stale"}  # fmt: skip
 
-_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 _ENTITIES = (1, 2, 5, 10, 50, 100, 500, 1000, 10000)
 _CLASSES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
 #: Entities of requests that asked for the same features of a view: those are the labels.
 _TOGETHER = "together"
+#: Requests for one entity whose values were all PRESENT.
+_SINGLE = "single"
 #: Sets of features of a view that have a number of their own.
 _SETS = 256
-_AGES = (1, 10, 60, 300, 900, 3600, 21600, 86400, 604800, 2592000)
 
 
 class Spread:
     """A histogram's numbers: a count for each upper edge and one beyond, and the sum of all."""
 
     def __init__(self, slots: Slots, at: int, bounds: Sequence[float]) -> None:
-        self._bounds, self._at, self._sum_at = list(bounds), at, at + len(bounds) + 1
+        #: Where its numbers begin.
+        self.at = at
+        self._bounds, self._sum_at = list(bounds), at + len(bounds) + 1
         self._whole, self._real = slots.whole, slots.real
         self._edges = np.array(bounds, np.float64)
         self._counts = slots.array[at : self._sum_at]
 
     def observe(self, value: float) -> None:
-        self._whole[self._at + bisect_left(self._bounds, value)] += 1
+        self._whole[self.at + bisect_left(self._bounds, value)] += 1
         self._real[self._sum_at] += value
 
     def observe_ages(self, event_us: NDArray[np.int64], now_us: int) -> None:
@@ -112,6 +116,9 @@ class Level:
     def add(self, by: int) -> None:
         self._whole[self._at] += by
 
+    def set(self, to: int) -> None:
+        self._whole[self._at] = to
+
 
 class _Levels:
     """The series of one gauge."""
@@ -159,29 +166,63 @@ class _Spreads:
 
 
 class Tally:
+    """What requests for some features have returned, and how long they took.
+
+    reads: view, features, and whether it is a row view, of each view that is read.
+    """
+
+    def __init__(self, metrics: Metrics, reads: Sequence[tuple[str, Sequence[str], bool]]) -> None:
+        self._views = [_ViewTally(metrics, *read) for read in reads]
+        self._numbers, self._entities = metrics.slots.array, metrics.entities
+        read_at = metrics.read_seconds.at
+        ages = [place for view in self._views for place in (view.ages.at, 0)]
+        others = [place for view in self._views for place in view.entities]
+        others.append(metrics.slots.place(_SINGLE, (), 1))
+        #: As `counting.count` takes it: of one entity, all PRESENT; and of times alone.
+        self._one = np.array([read_at, 0, len(self._views), len(others), *ages, *others], np.int64)
+        self._times = np.array([read_at, 0, 0, 0], np.int64)
+        self._note, self._now_us = self._times, 0
+
+    def one(self, event_us: Sequence[int], now_us: int) -> None:
+        """One entity, all of it PRESENT; counted when the request has `ended`."""
+        into, at = self._one.data, 5
+        for time_us in event_us:
+            into[at] = time_us
+            at += 2
+        self._note, self._now_us = self._one, now_us
+
+    def count(
+        self, found: Sequence[tuple[ViewColumns, UInt8 | None]], n: int, now_us: int,
+        data: Sequence[bytes | None],
+    ) -> None:  # fmt: skip
+        """Some entities. found: of each view its columns, and codes [features, n] or None; data:
+        what was held of them, view by view."""
+        for i, (view, (columns, status)) in enumerate(zip(self._views, found, strict=True)):
+            view.count(columns, n, now_us, data[i * n : (i + 1) * n], status)
+        self._entities.observe(n)
+
+    def ended(self, to: Spread, seconds: float, read_seconds: float) -> None:
+        """The request was answered, after so long, of which the store took `read_seconds`."""
+        note, self._note = self._note, self._times
+        note.data[1] = to.at
+        counting.count(self._numbers, note, self._now_us, read_seconds, seconds)
+
+
+class _ViewTally:
     """What requests for some features of one view have returned."""
 
-    def __init__(
-        self, metrics: Metrics, view: str, features: Sequence[str], rows: bool = True
-    ) -> None:
+    def __init__(self, metrics: Metrics, view: str, features: Sequence[str], rows: bool) -> None:
         self._rows = rows
-        self._entities = metrics.asked(view, features)
+        self.entities = metrics.asked(view, features)
         self._whole, self._array = metrics.slots.whole, metrics.slots.array
         self._nulls = np.array([metrics.nulls_at(view, name) for name in features], np.int64)
-        self._ages = metrics.age.labels(view)
-
-    def one(self, event_us: int, now_us: int) -> None:
-        """One entity, all of it PRESENT."""
-        for at in self._entities:
-            self._whole[at] += 1
-        self._ages.observe(max(0.0, (now_us - event_us) / 1e6))
+        self.ages = metrics.age.labels(view)
 
     def count(
         self, columns: ViewColumns, n: int, now_us: int, data: Sequence[bytes | None],
         status: UInt8 | None,
     ) -> None:  # fmt: skip
-        """Some entities. data: what was held of them; status: codes [features, n], or None."""
-        for at in self._entities:
+        for at in self.entities:
             self._whole[at] += n
         if status is not None:
             if self._rows:
@@ -190,10 +231,10 @@ class Tally:
         if n == 1:
             event_us = columns.event_us[0]
             if event_us:
-                self._ages.observe(max(0.0, (now_us - event_us) / 1e6))
+                self.ages.observe(max(0.0, (now_us - event_us) / 1e6))
             return
         times = np.ascontiguousarray(columns.event_us, np.int64)
-        self._ages.observe_ages(times, now_us)
+        self.ages.observe_ages(times, now_us)
 
 
 def _with_errors(status: UInt8, columns: ViewColumns, data: Sequence[bytes | None]) -> UInt8:
@@ -214,7 +255,7 @@ class Metrics:
         self.slots = s = slots or Slots()
         self.seconds = _Spreads(
             s, "request_duration_seconds", "Time of a request",
-            ["route", "method", "status"], _SECONDS,
+            ["route", "method", "status"], SECONDS,
         )  # fmt: skip
         self._entities = _Spreads(
             s, "online_entities_per_request", "Entities in a request", [], _ENTITIES
@@ -222,7 +263,7 @@ class Metrics:
         self.entities = self._entities.labels()
         self.age = _Spreads(
             s, "served_value_age_seconds", "Age of a row when served, by its event time",
-            ["feature_view"], _AGES,
+            ["feature_view"], AGES,
         )  # fmt: skip
         self._values = _Counters(s, "online_values", "Values returned", ["feature_view", "feature"])
         self._nulls = _Counters(
@@ -260,7 +301,7 @@ class Metrics:
         self.store_errors.labels("redis", "request", "unavailable")
         self._store_seconds = _Spreads(
             s, "store_operation_duration_seconds", "Time that a store took for an operation",
-            ["store", "op"], _SECONDS,
+            ["store", "op"], SECONDS,
         )  # fmt: skip
         self.read_seconds = self._store_seconds.labels("redis", "read")
         self.in_flight = _Levels(s, "requests_in_flight", "Requests under way", ["route"])
@@ -319,9 +360,9 @@ class Metrics:
                 of(*labels)[1:] += numbers[1:]
         return found
 
-    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """A request for vectors."""
-        self.seconds.labels(route, method, _CLASSES[status // 100]).observe(seconds)
+    def answered(self, route: str, method: str, status: int) -> Spread:
+        """Where the time of a request for vectors is counted."""
+        return self.seconds.labels(route, method, _CLASSES[status // 100])
 
     def collect(self) -> Iterator[Metric]:
         """The families of what is counted (prometheus_client asks for them)."""
@@ -342,6 +383,10 @@ class Metrics:
             if name == _TOGETHER:
                 for feature in labels[1:]:
                     add(self._values.name, (labels[0], feature), numbers)
+            elif name == _SINGLE:
+                spread = np.zeros(len(_ENTITIES) + 2, np.int64)
+                spread[0], spread[-1:].view(np.float64)[0] = numbers[0], numbers[0]
+                add(self._entities.name, (), spread)
             elif name == self._nulls.name:
                 for code, reason in REASONS.items():
                     add(name, (*labels, reason), numbers[code : code + 1])

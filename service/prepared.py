@@ -45,10 +45,11 @@ class Prepared:
         self._any_time = ["UNIX_TIMESTAMP" in kinds for kinds in self.types]
         self._runs = _runs(plan)
         self._heads = [[_head(r.reader.prefix, size) for size in range(64)] for r in plan.reads]
-        self._tallies = [
-            Tally(metrics, r.reader.view.name, r.features, r.reader.view.kind == "row")
-            for r in plan.reads
-        ]
+        #: Told of what was found; the caller says when the request has ended.
+        self.tally = Tally(
+            metrics,
+            [(r.reader.view.name, r.features, r.reader.view.kind == "row") for r in plan.reads],
+        )
         self._budgets = Budgets(plan, metrics, clocks)
         self._key_readers = {
             name: KEY_READERS[kind] for name, kind in plan.key_types.items() if kind in KEY_READERS
@@ -56,7 +57,7 @@ class Prepared:
         self._metrics, self._service = metrics, service
         self._uses: dict[str, Use] = {}
         self._single = (
-            SingleEntity(plan, self._runs, self._tallies, self._budgets.oldest_us)
+            SingleEntity(plan, self._runs, self.tally, self._budgets.oldest_us)
             if SingleEntity.fits(plan) else None
         )  # fmt: skip
         # A plan whose views enforce nothing pays for one look at this.
@@ -148,7 +149,6 @@ class Prepared:
             self._write(self.look(entities, data, n, now_us), parts)
         else:
             parts += single.parts
-            self._metrics.entities.observe(n)
             self._record(now_us, n, entities, data, single.cells)
         return answer.close(parts, self._provenance(data, n, now_us) if provenance else b"")
 
@@ -161,10 +161,12 @@ class Prepared:
         Raises BadRequestError (on demand), PastObjectiveError.
         """
         found = self.found(entities, data, n, now_us or time.time_ns() // 1000)
-        for at, (tally, view) in enumerate(zip(self._tallies, found.columns, strict=True)):
-            status = found.replaced[at].status if at in found.replaced else view.status
-            tally.count(view, n, found.now_us, data[at * n : (at + 1) * n], status)
-        self._metrics.entities.observe(n)
+        replaced = found.replaced
+        counted = [
+            (view, replaced[at].status if at in replaced else view.status)
+            for at, view in enumerate(found.columns)
+        ]
+        self.tally.count(counted, n, found.now_us, data)
         self._record(found.now_us, n, entities, data, found)
         return found
 

@@ -41,7 +41,7 @@ class SingleEntity:
     """Answers for one entity."""
 
     def __init__(
-        self, plan: FeaturePlan, runs: Sequence[Run], tallies: Sequence[Tally],
+        self, plan: FeaturePlan, runs: Sequence[Run], tally: Tally,
         oldest_us: Callable[[int], int],
     ) -> None:  # fmt: skip
         """oldest_us: the age above which values of a read are not simply served; 0: of none."""
@@ -60,7 +60,7 @@ class SingleEntity:
             self._runs.append(
                 (source, slice(cells[0], cells[0] + len(cells)) if together else cells)
             )
-        self._tallies = tallies
+        self._tally = tally
 
     @staticmethod
     def fits(plan: FeaturePlan) -> bool:
@@ -102,8 +102,7 @@ class SingleEntity:
             end = _END % time_text(times[source])
             wanted = values[at] if type(at) is slice else [values[i] for i in at]
             parts += (b'{"values":[', (end + b'{"values":[').join(wanted), end)
-        for tally, event_us in zip(self._tallies, times, strict=True):
-            tally.one(event_us, now_us)
+        self._tally.one(times, now_us)
         return Single(parts, joined)
 
 

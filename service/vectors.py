@@ -152,8 +152,8 @@ class Vectors:
 
         def finish(reply: Reply) -> None:
             # Counted first: who has the answer finds it in the metrics.
-            seconds = time.perf_counter() - start
-            self._metrics.answered(form.route, form.method, reply.status, seconds)
+            count = self._metrics.answered(form.route, form.method, reply.status)
+            count.observe(time.perf_counter() - start)
             respond(reply)
 
         if self.in_flight >= self._settings.max_concurrent_requests:
@@ -172,15 +172,19 @@ class Vectors:
             finish(failed("the service failed on this request; its log says why", 500))
             return
         self.in_flight += 1
-        self._level.add(1)
+        self._level.set(self.in_flight)
         prepared.count(wishes.caller, n)
         asked = time.perf_counter()
 
         def done(data: list[bytes | None] | Exception) -> None:
             self.in_flight -= 1
-            self._level.add(-1)
-            self._metrics.read_seconds.observe(time.perf_counter() - asked)
-            finish(self._reply(prepared, entities, data, n, form, provenance))
+            self._level.set(self.in_flight)
+            read_seconds = time.perf_counter() - asked
+            reply = self._reply(prepared, entities, data, n, form, provenance)
+            # Counted first, as above.
+            count = self._metrics.answered(form.route, form.method, reply.status)
+            prepared.tally.ended(count, time.perf_counter() - start, read_seconds)
+            respond(reply)
 
         self._read(commands, done, wishes.deadline)
 

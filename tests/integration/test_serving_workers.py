@@ -156,6 +156,29 @@ def test_a_killed_worker_is_replaced_and_what_it_counted_stays(running: Running)
     assert "another takes its place" in running.log.read_text()
 
 
+def test_a_worker_killed_between_two_requests_takes_no_count_with_it(running: Running) -> None:
+    before = scrape(running)
+    answered = entities = 0
+    for _ in range(WORKERS + 1):
+        load = Load(running)
+        load.run(4, 60)
+        assert load.broken == 0
+        answered, entities = answered + load.answered, entities + load.entities
+        # At once: what was answered had been counted, and waits for nothing.
+        victim = workers(running)[0]
+        victim.kill()
+        until(lambda victim=victim: victim not in workers(running))  # type: ignore[misc]
+        until(lambda: len(workers(running)) == WORKERS)
+        for _ in range(WORKERS):
+            after = scrape(running)
+            assert after[REQUESTS] - before[REQUESTS] == answered
+            assert after[ENTITIES] - before[ENTITIES] == entities
+            assert after[VALUES] - before[VALUES] == entities
+            present = after[AGES] - before[AGES]
+            assert present + after[ABSENT] - before[ABSENT] == entities
+    assert answered == 4 * 60 * (WORKERS + 1)
+
+
 def test_a_receipt_is_known_to_every_worker(running: Running) -> None:
     frame = {"user_id": [1], "i32": [1], "i64": [2], "f32": [0.5], "f64": [0.25], "flag": [True],
              "seen_at": [None], "event_timestamp": ["2024-01-01"]}  # fmt: skip

@@ -121,9 +121,11 @@ class Running:
 
 
 @contextmanager
-def headwater(repo: Path, redis: str, **settings: str) -> Iterator[Running]:
+def headwater(
+    repo: Path, redis: str, program: tuple[str, ...] = ("-m", "service"), **settings: str
+) -> Iterator[Running]:
     (port,) = free_ports(1)
-    command = [sys.executable, "-P", "-m", "service", "--repo", str(repo)]
+    command = [sys.executable, "-P", *program, "--repo", str(repo)]
     env = {k: v for k, v in os.environ.items() if not k.startswith("HEADWATER_")}
     env |= {"REDIS_URL": redis, "HEADWATER_PORT": str(port), **settings}
     with _process(command, env, port) as running:
