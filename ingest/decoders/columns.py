@@ -14,7 +14,7 @@ from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.catalog import FieldPlan, StreamSourcePlan
 from headwater.errors import DefinitionError
 from ingest.decoders.times import WANTED as A_TIME
-from ingest.decoders.times import scaled, times
+from ingest.decoders.times import Times, numbered, scaled, times
 from ingest.records import Records
 
 Int64 = NDArray[np.int64]
@@ -27,6 +27,13 @@ class Instants(NamedTuple):
 
     cells: Cells
     unit: str
+
+
+class Epochs(NamedTuple):
+    """Times as whole numbers, each of the unit that its magnitude tells: int64 [n], bool [n]."""
+
+    values: Int64
+    valid: NDArray[np.bool_]
 
 
 class Spelled(NamedTuple):
@@ -111,11 +118,13 @@ class EventColumns:
 
     def build(
         self,
-        cells: Sequence[Cells | Instants | Spelled],
+        cells: Sequence[Cells | Instants | Epochs | Spelled | pa.Array],
         kept: Int64,
         rejected: list[tuple[int, str]],
     ) -> Decoded:
-        """cells: for each field its values in the kept messages; rejected: what is so already."""
+        """cells: for each field its values in the kept messages (an Arrow array is taken as it is);
+        rejected: what is so already.
+        """
         bad: dict[int, str] = {}
         arrays = [
             _column(field, column, bad) for field, column in zip(self.fields, cells, strict=True)
@@ -150,25 +159,35 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _column(field: FieldPlan, cells: Cells | Instants | Spelled, bad: dict[int, str]) -> pa.Array:
+def _column(
+    field: FieldPlan, cells: Cells | Instants | Epochs | Spelled | pa.Array, bad: dict[int, str]
+) -> pa.Array:
     """One field's values as its Arrow column; a row that cannot be is null and in `bad`."""
+    if isinstance(cells, pa.Array):
+        return cells
     inner = field.type.removesuffix("_LIST").removesuffix("_SET")
     is_list = inner != field.type
     if isinstance(cells, Spelled):
         return _each(field, cells.cells, bad, cells.convert)
     if inner == "UNIX_TIMESTAMP":
+        if isinstance(cells, Epochs):
+            return _times(field, cells.values, numbered(cells.values, cells.valid), bad)
         raw: Cells = cells.cells if isinstance(cells, Instants) else cells
         unit = cells.unit if isinstance(cells, Instants) else ""
         if is_list:
             return _each(field, raw, bad, None, lambda value: _time_list(value, unit))
-        found = scaled(raw, unit) if unit else times(raw)
-        for row in np.flatnonzero(found.bad).tolist():
-            bad.setdefault(row, why_not(field, raw[row]))
-        return pa.array(found.us, TIMESTAMP, mask=None if found.valid.all() else ~found.valid)
+        return _times(field, raw, scaled(raw, unit) if unit else times(raw), bad)
     try:
         return pa.array(cells, arrow_type(field.type))
     except _FAULTS:
         return _each(field, cells, bad, _LOOSE.get(inner))
+
+
+def _times(field: FieldPlan, raw: Cells | Int64, found: Times, bad: dict[int, str]) -> pa.Array:
+    for row in np.flatnonzero(found.bad).tolist():
+        cell = raw[row]
+        bad.setdefault(row, why_not(field, int(cell) if isinstance(cell, np.integer) else cell))
+    return pa.array(found.us, TIMESTAMP, mask=None if found.valid.all() else ~found.valid)
 
 
 def _each(

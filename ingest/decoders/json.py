@@ -1,12 +1,17 @@
-"""JSON objects to columns: msgspec reads a batch at once into a struct made from the schema."""
+"""JSON objects to columns: compiled loops read what is plain, msgspec everything else.
+
+msgspec reads a batch at once into a struct made from the schema; it decides what is right.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 from msgspec.structs import astuple
 
 from headwater.catalog import FieldPlan, StreamSourcePlan
@@ -18,7 +23,8 @@ from ingest.decoders.columns import (
     shown,
     why_not,
 )
-from ingest.records import Records
+from ingest.decoders.plain_json import PlainReader
+from ingest.records import Int64, Records
 
 _NotFinite = Literal["NaN", "Infinity", "-Infinity"]
 _TYPES: dict[str, Any] = {
@@ -47,6 +53,7 @@ class JsonDecoder:
             (f"f{i}", kind | None, msgspec.field(default=None, name=field.name))
             for i, (field, kind) in enumerate(zip(stream.fields, self._types, strict=True))
         ]
+        self._plain = PlainReader(stream.fields)
         self._decoder = msgspec.json.Decoder(msgspec.defstruct("Event", members, gc=False))
 
     @property
@@ -55,27 +62,46 @@ class JsonDecoder:
 
     def decode(self, records: Records) -> Decoded:
         """Messages to columns; see `Decoder.decode`."""
+        plain = self._plain.read(records)
+        if plain is None:
+            return self._whole(records)
+        decoded = self._columns.build(plain.cells, plain.kept, [])
+        if not plain.odd:
+            return decoded
+        events, places, rejected = list[Any](), list[int](), list[tuple[int, str]]()
+        self._singly(records, plain.odd, events, places, rejected)
+        return _merged(decoded, self._built(events, np.array(places, np.int64), rejected))
+
+    def _whole(self, records: Records) -> Decoded:
+        """A batch by msgspec, at once where nothing in it is wrong."""
         n = len(records)
-        rejected: list[tuple[int, str]] = []
         events = self._together(records, 0, n)
-        kept = np.arange(n)
-        if events is None:
-            events, places = [], list[int]()
-            for low in range(0, n, _CHUNK):
-                high = min(low + _CHUNK, n)
-                part = self._together(records, low, high)
-                if part is not None:
-                    events += part
-                    places += range(low, high)
-                    continue
-                for at in range(low, high):
-                    event = self._alone(records.value(at))
-                    if isinstance(event, str):
-                        rejected.append((at, event))
-                    else:
-                        events.append(event)
-                        places.append(at)
-            kept = np.array(places, np.int64)
+        if events is not None:
+            return self._built(events, np.arange(n), [])
+        events, places, rejected = [], list[int](), list[tuple[int, str]]()
+        for low in range(0, n, _CHUNK):
+            high = min(low + _CHUNK, n)
+            part = self._together(records, low, high)
+            if part is not None:
+                events += part
+                places += range(low, high)
+            else:
+                self._singly(records, range(low, high), events, places, rejected)
+        return self._built(events, np.array(places, np.int64), rejected)
+
+    def _singly(
+        self, records: Records, which: Iterable[int], events: list[Any], places: list[int],
+        rejected: list[tuple[int, str]],
+    ) -> None:  # fmt: skip
+        for at in which:
+            event = self._alone(records.value(at))
+            if isinstance(event, str):
+                rejected.append((at, event))
+            else:
+                events.append(event)
+                places.append(at)
+
+    def _built(self, events: list[Any], kept: Int64, rejected: list[tuple[int, str]]) -> Decoded:
         width = len(self._types)
         # One flat list of all values, cut with a stride, is the fastest way to columns.
         flat = list(chain.from_iterable(map(astuple, events)))
@@ -130,6 +156,14 @@ class JsonDecoder:
             except (msgspec.ValidationError, RecursionError):
                 return why_not(field, cell)
         return str(error)
+
+
+def _merged(one: Decoded, other: Decoded) -> Decoded:
+    """What was decoded of some messages and of others of one batch, in the batch's order."""
+    kept = np.concatenate([one.kept, other.kept])
+    order = np.argsort(kept)
+    columns = pa.concat_tables([one.columns, other.columns]).take(pa.array(order))
+    return Decoded(columns.combine_chunks(), kept[order], sorted([*one.rejected, *other.rejected]))
 
 
 def _python_type(field: FieldPlan) -> Any:

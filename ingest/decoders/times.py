@@ -50,7 +50,15 @@ def times(cells: Sequence[Any]) -> Times:
     read: _Reader = _one_by_one
     if len(kinds) == 1:
         read = _READERS.get(kinds.pop(), _one_by_one)
-    us, valid, bad = read(cells)
+    return _within(*read(cells))
+
+
+def numbered(values: Int64, valid: Bools) -> Times:
+    """Epoch numbers whose magnitude tells their unit, as `times` reads them; 0 where not valid."""
+    return _within(*_magnitudes(values, valid))
+
+
+def _within(us: Int64, valid: Bools, bad: Bools) -> Times:
     if len(us) and us.min() >= MIN_US and us.max() <= MAX_US:
         return Times(us, valid, bad)
     bad = bad | (valid & ((us < MIN_US) | (us > MAX_US)))
@@ -95,7 +103,10 @@ def _integers(cells: Sequence[int | None]) -> Times:
         column = pa.array(cells, pa.int64())
     except OverflowError:
         return _one_by_one(cells)
-    values, valid = _filled(column)
+    return _magnitudes(*_filled(column))
+
+
+def _magnitudes(values: Int64, valid: Bools) -> Times:
     bad = np.zeros(len(valid), np.bool_)
     size = np.abs(values).astype(np.uint64)  # also right for the smallest int64
     if len(size) and size.min() >= 10**11 and size.max() < 10**14:  # milliseconds, as most are

@@ -17,10 +17,11 @@ from ingest.decoders.times import MAX_US, MIN_US, times
 from tests.decoding import avro, avro_source, decoder, record, said
 
 NAMES = ["user", "small", "amount", "ratio", "ok", "word", "raw", "tags", "at"]
-JSON = decoder(
+FIELDS = (
     "user INT64, small INT32, amount DOUBLE, ratio FLOAT, ok BOOL, word STRING, raw BYTES, "
     "tags STRING_LIST, at UNIX_TIMESTAMP"
 )
+JSON = decoder(FIELDS)
 TIMES = st.one_of(
     st.datetimes().map(lambda t: t.isoformat()),
     st.datetimes().map(lambda t: t.isoformat(" ") + "Z"),
@@ -80,6 +81,46 @@ JSON_VALUES = st.one_of(
     st.binary(max_size=20),
     st.none(),
 )
+
+
+#: As compiled loops read a message where they can, and as msgspec does.
+BY_MSGSPEC = decoder(FIELDS)
+BY_MSGSPEC._plain.read = lambda records: None  # type: ignore[attr-defined,method-assign]
+SPELLED = st.one_of(
+    st.from_regex(r"-?[0-9]{1,20}(\.[0-9]{0,20})?([eE][-+]?[0-9]{1,3})?", fullmatch=True),
+    st.from_regex(r"-?[0-9]{1,9}(\.[0-9]{1,6})?", fullmatch=True),
+    st.floats().map(repr),
+    st.text().map(lambda text: json.dumps(text, ensure_ascii=False)),
+    TIMES.map(json.dumps),
+    st.sampled_from(["null", "true", "false", "-0", "-0.0", "nul", "truE", "[]", '{"at":1}', ""]),
+)
+SPACES = st.sampled_from(["", "", "", " ", "\n", "\r\t ", "\v"])
+MEMBER = st.tuples(
+    SPACES, st.sampled_from([*NAMES, "at", "at", "else", "\u00fc"]), SPACES, SPACES, SPELLED, SPACES
+).map(lambda t: f'{t[0]}"{t[1]}"{t[2]}:{t[3]}{t[4]}{t[5]}')
+WRITTEN = st.lists(MEMBER, max_size=6).map(
+    lambda members: f"{{{','.join(members)}}}".encode("utf-8", "surrogatepass")
+)
+#: One byte of it is another, or gone.
+SPOILED = st.tuples(WRITTEN, st.integers(0, 2**16), st.binary(max_size=1)).map(
+    lambda t: t[0][: t[1] % len(t[0])] + t[2] + t[0][t[1] % len(t[0]) + 1 :]
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(WRITTEN | SPOILED | JSON_VALUES, max_size=20))
+@example([b'{"at":1700000000123,"amount":0.3,"ratio":16777217,"word":"\xc3\xa9"}'])
+@example(
+    [
+        b'{"at":1,"word":"%s"}' % sign
+        for sign in (b"\xc0\x80", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80")
+    ]
+)
+@example([b'{"at":1,"amount":9007199254740993}', b'{"at":1,"amount":123456789012345678.5}'])
+@example([b'{"at":1}'] * 9 + [b'{"at":"2024-01-01T10:00:00Z"}'])
+def test_compiled_loops_say_what_msgspec_says(values: list[bytes | None]) -> None:
+    for batch in (values, *([value] for value in values)):
+        assert plain_all(said(JSON, batch)) == plain_all(said(BY_MSGSPEC, batch))
 
 
 def plain(what: Any) -> Any:
