@@ -57,7 +57,8 @@ def _own_fingerprint(repo: Path) -> str:
     config = repo / "feature_store.yaml"
     if not config.exists():
         raise HeadwaterError(
-            f"there is no feature_store.yaml in {repo}; give the Feast project with --repo"
+            f"there is no feature_store.yaml in {repo}; give the Feast project with --repo, "
+            "or make one with `headwater init`"
         )
     digest = hashlib.blake2b(config.read_bytes(), digest_size=8)
     digest.update(str(repo.resolve()).encode())  # plans hold absolute paths

@@ -33,9 +33,9 @@ from headwater import catalog_files
 from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.catalog import BatchSourcePlan, Catalog, StreamSourcePlan, ViewPlan
 from headwater.errors import HeadwaterError
-from headwater.offline.frames import TIME_COLUMN
 from headwater.offline.log import ARRIVED, OFFSET, PARTITION, TOPIC, EventLog, log_schema
 from headwater.offline.point_in_time import Labels, Past, features_at
+from headwater.offline.spec import TIME_COLUMN
 from headwater.times import micros
 
 Rows = Sequence[Mapping[str, Any]]

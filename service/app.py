@@ -35,6 +35,7 @@ from service.observed import Observed
 from service.predictions import PredictionLog
 from service.replies import Reply, failed, refused
 from service.running import Service
+from service.training_jobs import TrainingSets
 from service.ui.history import History
 
 #: At its end the service waits so long for queued pushes.
@@ -111,7 +112,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
     drift.add(app, lambda: service.writer)
     predictions.add(app, predicted, lambda: service.planner.catalog, service.raw_body)
     feature_views.add(app, repo, lambda: service.planner.catalog, service.reload, service.raw_body)
-    jobs = training_sets.opened(repo)
+    jobs = TrainingSets(repo)
     training_sets.add(
         app, jobs, lambda: service.planner.catalog, settings.max_body_bytes, service.access,
         use.note,

@@ -1,4 +1,7 @@
-"""The jobs behind the routes of training sets: each a process and a folder of its own."""
+"""The jobs behind the routes of training sets: each a process and a folder of its own.
+
+DuckDB, Delta and pandas come with the first labels: whoever only looks does not wait for them.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,7 @@ from fastapi import Request
 from headwater.catalog import Catalog
 from headwater.errors import BadRequestError, HeadwaterError
 from headwater.offline.checks import check, key_types, stored_views
-from headwater.offline.frames import TIME_COLUMN, read_csv, with_time
-from headwater.offline.jobs import Spec, Status
-from headwater.offline.sources import normalised
+from headwater.offline.spec import TIME_COLUMN, Spec, Status
 from headwater.online.usage import Counts, User
 from headwater.usage import with_views
 from service import openapi
@@ -182,6 +183,9 @@ class TrainingSets:
 
 def _checked(catalog: Catalog, spec: Spec, labels: pa.Table) -> pa.Table:
     """The labels with their times in UTC. Raises BadRequestError for what cannot be joined."""
+    from headwater.offline.frames import with_time
+    from headwater.offline.sources import normalised
+
     try:
         labels = with_time(normalised(labels), TIME_COLUMN)
         request = spec.request(catalog)
@@ -238,6 +242,8 @@ def read_table(data: bytes, as_csv: bool, spec: Spec, catalog: Catalog) -> pa.Ta
     """The labels of a Parquet or a CSV file. Raises BadRequestError where they cannot be read."""
     try:
         if as_csv:
+            from headwater.offline.frames import read_csv
+
             return read_csv(data, key_types(catalog, spec.request(catalog).features))
         return pq.read_table(io.BytesIO(data))
     except (pa.ArrowInvalid, OSError) as error:

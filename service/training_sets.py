@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -17,14 +15,11 @@ from headwater.errors import BadRequestError
 from headwater.online.usage import Counts, User
 from service import openapi
 from service.access import TRAINING_SETS, Access
-
-# DuckDB, Delta and pandas come with the jobs: with the first request for one, not at the start.
-if TYPE_CHECKING:
-    from service.training_jobs import TrainingSets
+from service.training_jobs import TrainingSets, asked_of
 
 
 def add(
-    app: FastAPI, jobs: Callable[[], TrainingSets], catalog: Callable[[], Catalog],
+    app: FastAPI, jobs: TrainingSets, catalog: Callable[[], Catalog],
     max_body_bytes: int, access: Access,
     note: Callable[[Mapping[User, Counts]], None],
 ) -> None:  # fmt: skip
@@ -32,8 +27,8 @@ def add(
 
     def seen(request: Request, name: str) -> TrainingSets:
         """The jobs, where the request's key may see this one. Raises BadRequestError (404)."""
-        jobs().check_access(name, access.key_of(request.scope["headers"]))
-        return jobs()
+        jobs.check_access(name, access.key_of(request.scope["headers"]))
+        return jobs
 
     @app.post(
         TRAINING_SETS,
@@ -49,9 +44,9 @@ def add(
         owner = "" if key is None else key.name
 
         def start() -> str:
-            asked = _asked(request, data, catalog())
-            name = jobs().start(catalog(), asked, owner)
-            note(jobs().use(catalog(), name))
+            asked = asked_of(request, data, catalog())
+            name = jobs.start(catalog(), asked, owner)
+            note(jobs.use(catalog(), name))
             return name
 
         name = await asyncio.to_thread(start)
@@ -64,7 +59,7 @@ def add(
     async def training_sets(request: Request) -> Response:
         """The key's training sets, the newest first; an admin's key sees all."""
         key = access.key_of(request.scope["headers"])
-        found = await asyncio.to_thread(lambda: jobs().all(key))
+        found = await asyncio.to_thread(lambda: jobs.all(key))
         return Response(orjson.dumps(found), media_type="application/json")
 
     @app.get(TRAINING_SETS + "/{name}", tags=["training"])
@@ -91,24 +86,6 @@ def add(
         """Cancel a job that runs; delete one that has ended."""
         await asyncio.to_thread(lambda: seen(request, name).cancel(name))
         return Response(status_code=204)
-
-
-def opened(repo: Path) -> Callable[[], TrainingSets]:
-    """Gives the jobs of a repository, the same each time."""
-
-    @cache
-    def jobs() -> TrainingSets:
-        from service.training_jobs import TrainingSets
-
-        return TrainingSets(repo)
-
-    return jobs
-
-
-def _asked(request: Request, data: bytes, catalog: Catalog) -> Any:
-    from service.training_jobs import asked_of
-
-    return asked_of(request, data, catalog)
 
 
 def done_file(jobs: TrainingSets, name: str) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from headwater import catalog_cache
+from headwater.cli import terminal
 from headwater.errors import HeadwaterError
 from headwater.settings import Settings
 
@@ -60,7 +60,7 @@ def training_set(
 
     Ctrl-C stops; the same command goes on with what is there.
     """
-    from headwater.offline.jobs import Spec
+    from headwater.offline.spec import Spec
 
     catalog = catalog_cache.load(repo.resolve())
     if out is None:
@@ -93,20 +93,19 @@ def training_set(
 def _run(catalog: Any, spec: Any, versions: dict[str, int]) -> Any:
     from rich.progress import (
         BarColumn,
-        Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
-    from headwater.offline.jobs import Job, Status
+    from headwater.offline.jobs import Job
+    from headwater.offline.spec import Status
 
     settings = Settings.from_env(os.environ)
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn())  # fmt: skip
     warned: set[str] = set()
-    with Progress(*columns, console=console, transient=True) as bar:
+    with terminal.progress(*columns) as bar:
         task = bar.add_task("labels", total=None)
 
         def listen(status: Status) -> None:
@@ -114,7 +113,7 @@ def _run(catalog: Any, spec: Any, versions: dict[str, int]) -> Any:
                        total=status.total or None)  # fmt: skip
             for text in set(status.warnings) - warned:
                 warned.add(text)
-                console.print(f"[yellow]warning[/] {text}", markup=True, highlight=False)
+                bar.console.print(f"[yellow]warning[/] {text}")
 
         return Job(catalog, spec, settings.memory_bytes, listen, versions or None).run()
 
@@ -122,8 +121,8 @@ def _run(catalog: Any, spec: Any, versions: dict[str, int]) -> Any:
 def _reproduce(catalog: Any, path: Path, out: Path, as_json: bool) -> None:
     import msgspec
 
-    from headwater.offline.jobs import Spec
     from headwater.offline.manifest import Manifest
+    from headwater.offline.spec import Spec
 
     held = Manifest.read(path)
     gone = held.gone(catalog)
@@ -145,7 +144,7 @@ def _print(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
         typer.echo(json.dumps(manifest))
         return
     same = ", the same bytes" if "reproduced" in manifest else ""
-    Console(highlight=False).print(
+    terminal.console().print(
         f"{out}: {manifest['rows']:,} rows in {manifest['seconds']:.1f} s{same}"
     )
 
@@ -163,7 +162,8 @@ def profile(
     catalog = catalog_cache.load(repo.resolve())
     unknown = sorted(set(view or ()) - catalog.views.keys())
     if unknown:
-        raise HeadwaterError(f"there are no feature views {unknown}")
+        known = ", ".join(sorted(catalog.views))
+        raise HeadwaterError(f"there are no feature views {unknown}; there are: {known}")
     names = view or [n for n, v in catalog.views.items() if v.stream or v.batch]
     found = [profile_view(catalog, catalog.views[name]) for name in names]
     if as_json:
@@ -179,4 +179,4 @@ def profile(
                 name, f"{result['null_ratio']:.2%}", f"{result['distinct']:,}",
                 *("-" if value is None else f"{value:,.4g}" for value in shown),
             )  # fmt: skip
-        Console(highlight=False).print(table)
+        terminal.console().print(table)

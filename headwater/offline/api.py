@@ -11,9 +11,9 @@ from headwater import catalog_cache
 from headwater.errors import HeadwaterError
 from headwater.offline.checks import references, service_features
 from headwater.offline.frames import label_table, time_column, with_time
-from headwater.offline.label_values import LabelWindow
-from headwater.offline.point_in_time import AsOf, Past
-from headwater.offline.training_set import Request, build_request
+from headwater.offline.point_in_time import Past
+from headwater.offline.spec import AsOf, LabelWindow, Request
+from headwater.offline.training_set import build_request
 from headwater.settings import Settings
 
 

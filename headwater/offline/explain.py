@@ -13,10 +13,10 @@ from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.catalog import Catalog, FeatureRefPlan, ViewPlan
 from headwater.errors import HeadwaterError
 from headwater.offline.checks import service_features, stored_views
-from headwater.offline.frames import TIME_COLUMN
-from headwater.offline.point_in_time import AsOf, Past
+from headwater.offline.point_in_time import Past
 from headwater.offline.scan import KNOWN, SOURCE, open_view
 from headwater.offline.sources import CREATED, EVENT, SEQUENCE
+from headwater.offline.spec import TIME_COLUMN, AsOf
 from headwater.offline.training_set import build
 from headwater.online.provenance import source_ids
 from headwater.windows import WindowProgram

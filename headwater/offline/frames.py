@@ -18,9 +18,7 @@ from headwater.errors import HeadwaterError
 from headwater.offline.files import filesystem
 from headwater.offline.scan import register_sources
 from headwater.offline.sources import connect, normalised, parsed_times
-
-#: What Feast calls the time of a label.
-TIME_COLUMN = "event_timestamp"
+from headwater.offline.spec import TIME_COLUMN
 
 
 def label_table(frame: Any, catalog: Catalog | None = None) -> pa.Table:

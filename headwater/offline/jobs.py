@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,15 @@ import pyarrow.parquet as pq
 
 from headwater.catalog import Catalog
 from headwater.errors import HeadwaterError
-from headwater.offline.checks import feature_names, references, service_features, stored_views
-from headwater.offline.frames import TIME_COLUMN, read_labels, spaced
-from headwater.offline.label_values import LabelWindow, label_columns
+from headwater.offline.checks import stored_views
+from headwater.offline.frames import read_labels, spaced
+from headwater.offline.label_values import label_columns
 from headwater.offline.leaks import null_warnings
 from headwater.offline.manifest import Manifest, make_manifest, sources, stamp, versions_of
-from headwater.offline.point_in_time import AsOf, Past
+from headwater.offline.point_in_time import Past
 from headwater.offline.scan import open_view
+from headwater.offline.spec import TIME_COLUMN, Spec, Status
 from headwater.offline.training_set import (
-    Request,
     assemble,
     labels_of,
     prepare,
@@ -48,67 +48,6 @@ _CHUNK = 1 << 18
 
 class CancelledError(HeadwaterError):
     """The job was stopped; started again, it goes on with what it has."""
-
-
-class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a job is to make. Paths are absolute; `rows_per_file` 0 is one file; `sample` is at most
-    so many of the labels, evenly spaced, for a look at what the whole would be (0: all).
-
-    Label windows are texts as `LabelWindow.parse` reads them; a service or features, not both.
-    """
-
-    entities: str
-    out: str
-    service: str = ""
-    features: tuple[str, ...] = ()
-    as_of: AsOf = "event"
-    full_feature_names: bool = False
-    label_windows: tuple[str, ...] = ()
-    bootstrap: str = ""
-    rows_per_file: int = 0
-    sample: int = 0
-
-    def request(self, catalog: Catalog) -> Request:
-        if bool(self.service) == bool(self.features):
-            raise HeadwaterError("give a feature service or features, one of them")
-        wanted = (
-            service_features(catalog, self.service)
-            if self.service
-            else tuple(references(catalog, self.features))
-        )
-        windows = tuple(LabelWindow.parse(text) for text in self.label_windows)
-        for window in windows:
-            feature_names(catalog, window.view)
-        return Request(wanted, self.full_feature_names, windows, self.bootstrap)
-
-    @property
-    def identity(self) -> str:
-        """Names the work, so that what an earlier run left is only taken up for the same."""
-        return hashlib.blake2b(msgspec.json.encode(self), digest_size=8).hexdigest()
-
-
-@dataclass
-class Status:
-    """How far a job is. `done` of `total` are rows read or written; seconds since its start."""
-
-    id: str
-    state: str = "running"
-    step: str = ""
-    done: int = 0
-    total: int = 0
-    seconds: float = 0.0
-    warnings: tuple[str, ...] = ()
-    error: str = ""
-
-    @property
-    def estimate_seconds(self) -> float | None:
-        """Seconds that are left, at the pace so far."""
-        if not self.done or self.done >= self.total:
-            return None
-        return self.seconds * (self.total - self.done) / self.done
-
-    def as_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "estimate_seconds": self.estimate_seconds}
 
 
 Listener = Callable[[Status], None]

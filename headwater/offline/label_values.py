@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -15,37 +13,8 @@ from headwater.errors import HeadwaterError
 from headwater.offline.point_in_time import Labels, Past, features_at
 from headwater.offline.scan import open_view
 from headwater.offline.sources import EVENT
+from headwater.offline.spec import LabelWindow
 from headwater.sketches import is_sketch
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_FUNCTIONS = {"count", "sum", "mean", "min", "max", "std", "var", "first", "last", "count_distinct"}
-
-
-@dataclass(frozen=True)
-class LabelWindow:
-    """A label: at label time t, `function` of `column` over the view's events in (t, t + window].
-
-    It is null where that window has not closed: where it ends after the newest event of the
-    view's source, since what is still to come may change it. Times are microseconds.
-    """
-
-    name: str
-    view: str
-    function: str
-    column: str
-    window_us: int
-
-    @classmethod
-    def parse(cls, text: str) -> LabelWindow:
-        """`name=view:function(column):window`, such as `spent=purchases:sum(amount):7d`."""
-        found = re.fullmatch(r"(\w+)=([^:]+):(\w+)\((\w*|\*)\):(\d+)([smhd])", text.strip())
-        if found is None or found[3] not in _FUNCTIONS:
-            raise HeadwaterError(
-                f"{text!r} is no label window: it is name=view:function(column):window, such as "
-                f"spent=purchases:sum(amount):7d; functions are {', '.join(sorted(_FUNCTIONS))}"
-            )
-        window = int(found[5]) * _UNITS[found[6]] * 1_000_000
-        return cls(found[1], found[2], found[3], found[4], window)
 
 
 def label_columns(

@@ -52,7 +52,7 @@ def frame_warnings(labels: pa.Table, time: str, now_us: int) -> Iterator[str]:
     ahead = pc.sum(pc.greater(times, now_us)).as_py() or 0
     if ahead:
         yield (
-            f"{_share(ahead, n)} have a {time} after now ({_time(now_us)}); "
+            f"{_share(ahead, n)} have {time!r} after now ({_time(now_us)}); "
             "no features are known for them yet"
         )
     for field in labels.schema:
@@ -60,7 +60,7 @@ def frame_warnings(labels: pa.Table, time: str, now_us: int) -> Iterator[str]:
             after = pc.sum(pc.greater(labels[time], labels[field.name])).as_py() or 0
             if after:
                 yield (
-                    f"{_share(after, n)} have a {time} after their {field.name!r}; if that is when "
+                    f"{_share(after, n)} have {time!r} after their {field.name!r}; if that is when "
                     "what they describe happened, their features know what came after it"
                 )
 

@@ -22,7 +22,7 @@ from headwater.quality.feature_sketches import FeatureSketch
 from headwater.quality.profiles import ColumnProfile
 
 if TYPE_CHECKING:
-    from headwater.offline.jobs import Spec, Status
+    from headwater.offline.spec import Spec, Status
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def materialize(
     if names is not None:
         unknown = sorted(set(names) - catalog.views.keys())
         if unknown:
-            raise BadRequestError(f"there are no feature views {unknown}", 404)
+            known = ", ".join(sorted(catalog.views))
+            raise BadRequestError(f"there are no feature views {unknown}; there are: {known}", 404)
         views = [catalog.views[name] for name in names]
     windowed = [view.name for view in views if view.kind == "window"]
     if windowed:

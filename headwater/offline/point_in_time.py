@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +19,9 @@ from headwater.offline.keys import LabelKeys
 from headwater.offline.leaks import ageless_warning, join_warnings, newest_warning
 from headwater.offline.scan import KNOWN, Scan, open_view
 from headwater.offline.sources import CREATED, EVENT, SEQUENCE
+from headwater.offline.spec import AsOf
 from headwater.windows import Bool, Int64
 
-AsOf = Literal["event", "arrival"]
 _NONE = np.zeros(0, np.int64)
 #: A windowed event's share of memory while it is read, sorted and folded, in columns of 8 bytes.
 _COPIES = 5

@@ -16,7 +16,8 @@ import pyarrow as pa
 from headwater.catalog import Catalog
 from headwater.offline.compare import About, equal
 from headwater.offline.feature_log import LoggedRead, Part, titled
-from headwater.offline.point_in_time import AsOf, Labels, Past, features_at
+from headwater.offline.point_in_time import Labels, Past, features_at
+from headwater.offline.spec import AsOf
 from headwater.windows import Bool
 
 #: The value was final for what had arrived by then, and had changed since.

@@ -26,13 +26,13 @@ from headwater.catalog import Catalog, FeatureRefPlan, ViewPlan, decode, encode
 from headwater.errors import HeadwaterError
 from headwater.offline.checks import stored_views
 from headwater.offline.files import open_delta
-from headwater.offline.frames import TIME_COLUMN, read_labels, spaced
-from headwater.offline.jobs import Spec, Status
+from headwater.offline.frames import read_labels, spaced
 from headwater.offline.manifest import file_hash, make_manifest, sources, versions_of
 from headwater.offline.pieces import Piece
 from headwater.offline.point_in_time import Labels, Past, features_of
 from headwater.offline.scan import Scan
-from headwater.offline.training_set import Request, assemble, prepare
+from headwater.offline.spec import TIME_COLUMN, Request, Spec, Status
+from headwater.offline.training_set import assemble, prepare
 from headwater.quality.profiles import ColumnProfile
 
 _NUMBER, _TIME, _BUCKET = "__hw_number", "__hw_time", "__hw_bucket"

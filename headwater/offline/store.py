@@ -35,11 +35,12 @@ from headwater.catalog import Catalog, FeatureRefPlan, JoinKeyPlan, ViewPlan
 from headwater.catalog_feast import plan_catalog
 from headwater.errors import HeadwaterError
 from headwater.offline.files import append_file, open_target, storage_options, write_file
-from headwater.offline.frames import TIME_COLUMN, label_table, time_column, with_time
+from headwater.offline.frames import label_table, time_column, with_time
 from headwater.offline.monitoring import MonitoredOfflineStore
 from headwater.offline.point_in_time import Past, newest_of_each
 from headwater.offline.scan import Scan, open_view
 from headwater.offline.sources import EVENT, normalised
+from headwater.offline.spec import TIME_COLUMN
 from headwater.offline.training_set import build
 from headwater.times import epoch_us
 

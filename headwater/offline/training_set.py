@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,31 +14,17 @@ from headwater.catalog import Catalog, FeatureRefPlan, OnDemandPlan
 from headwater.errors import HeadwaterError
 from headwater.offline import bootstrap
 from headwater.offline.checks import check, feature_names, stored_views, titles
-from headwater.offline.frames import TIME_COLUMN
-from headwater.offline.label_values import LabelWindow, label_columns
+from headwater.offline.label_values import label_columns
 from headwater.offline.leaks import frame_warnings
 from headwater.offline.point_in_time import Labels, Past, features_at
 from headwater.offline.sources import normalised
+from headwater.offline.spec import TIME_COLUMN, Request
 from headwater.transform import load
 
 #: (what is being done, parts done, parts in all)
 Report = Callable[[str, int, int], None]
 #: A feature's values, by the name its view goes by and its own.
 Columns = dict[tuple[str, str], Any]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a training set holds beside its labels.
-
-    bootstrap: a Parquet file or folder of features that were logged when they were served; what
-    it holds for a label is used as it is, and only the rest is computed.
-    """
-
-    features: tuple[FeatureRefPlan, ...]
-    full_feature_names: bool = False
-    label_windows: tuple[LabelWindow, ...] = ()
-    bootstrap: str = ""
 
 
 def build(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -16,15 +16,15 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 
 from headwater.catalog import Catalog
 from headwater.errors import BadRequestError, HeadwaterError
+from headwater.offline.checks import needed_columns
+from headwater.offline.spec import TIME_COLUMN
 from service import openapi
 from service.access import PAGES
+from service.training_jobs import Asked, TrainingSets, read_table, spec_of
 from service.training_sets import done_file
 from service.ui import drawings, texts
 from service.ui.pages import Entry, Pages
 from service.usage import UseOfFeatures
-
-if TYPE_CHECKING:
-    from service.training_jobs import Asked, TrainingSets
 
 HERE = PAGES + "/training-sets"
 #: Labels of a look before the whole.
@@ -34,7 +34,7 @@ _UNDER_WAY = {"queued", "running"}
 _FIELDS = 20_000
 
 
-def add(pages: Pages, jobs: Callable[[], TrainingSets], use: UseOfFeatures) -> None:
+def add(pages: Pages, jobs: TrainingSets, use: UseOfFeatures) -> None:
     """Add the routes."""
     pages.navigation.append(Entry(HERE, "Training sets"))
 
@@ -42,22 +42,22 @@ def add(pages: Pages, jobs: Callable[[], TrainingSets], use: UseOfFeatures) -> N
         return "" if request.state.key is None else str(request.state.key.name)
 
     def form_of(chosen: dict[str, Any]) -> dict[str, Any]:
-        return _form(pages.catalog, jobs(), chosen, pages.service.settings.max_body_bytes)
+        return _form(pages.catalog, jobs, chosen, pages.service.settings.max_body_bytes)
 
     def begun(request: Request, asked: Asked) -> Response:
-        name = jobs().start(pages.catalog, asked, owner(request))
-        use.note(jobs().use(pages.catalog, name))
+        name = jobs.start(pages.catalog, asked, owner(request))
+        use.note(jobs.use(pages.catalog, name))
         return RedirectResponse(f"{HERE}/{name}", 303)
 
     def seen(request: Request, name: str) -> TrainingSets:
         """Raises BadRequestError (404) for a job that is another's."""
-        jobs().check_access(name, request.state.key)
-        return jobs()
+        jobs.check_access(name, request.state.key)
+        return jobs
 
     @pages.ui.get("/training-sets")
     def training_sets(request: Request) -> Response:
         """The jobs that the key may see."""
-        return pages.render(request, "training-sets.html", {"jobs": jobs().all(request.state.key)})
+        return pages.render(request, "training-sets.html", {"jobs": jobs.all(request.state.key)})
 
     @pages.ui.get("/training-sets/new")
     def builder(request: Request, service: str = "") -> Response:
@@ -154,9 +154,7 @@ def _chosen(form: FormData) -> dict[str, Any]:
 
 def _asked(catalog: Catalog, chosen: dict[str, Any], name: str, data: bytes) -> Asked:
     """Raises BadRequestError for what makes no sense."""
-    from service import training_jobs
-
-    spec = training_jobs.spec_of({
+    spec = spec_of({
         "service": chosen["service"],
         "features": chosen["features"],
         "as_of": chosen["as_of"],
@@ -166,10 +164,10 @@ def _asked(catalog: Catalog, chosen: dict[str, Any], name: str, data: bytes) -> 
     })  # fmt: skip
     if name:
         as_csv = name.lower().endswith(".csv")
-        return training_jobs.Asked(spec, training_jobs.read_table(data, as_csv, spec, catalog))
+        return Asked(spec, read_table(data, as_csv, spec, catalog))
     if not chosen["file"]:
         raise BadRequestError("there are no labels: upload a file, or choose one of the project's")
-    return training_jobs.Asked(spec, None, chosen["file"])
+    return Asked(spec, None, chosen["file"])
 
 
 def _form(
@@ -192,15 +190,11 @@ def _form(
 
 def _needs(catalog: Catalog, chosen: dict[str, Any]) -> dict[str, Any]:
     """Columns that labels need, name -> type; and why nobody knows."""
-    from headwater.offline.checks import needed_columns
-    from headwater.offline.frames import TIME_COLUMN
-    from service import training_jobs
-
     if not chosen["service"] and not chosen["features"]:
         return {"needs": {}, "why": ""}
     try:
         asked = {"service": chosen["service"], "features": chosen["features"]}
-        request = training_jobs.spec_of(asked).request(catalog)
+        request = spec_of(asked).request(catalog)
         return {"needs": needed_columns(catalog, request.features, TIME_COLUMN), "why": ""}
     except HeadwaterError as error:
         return {"needs": {}, "why": str(error)}

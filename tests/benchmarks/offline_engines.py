@@ -179,7 +179,8 @@ def headwater(case: str, folder: Path, scale: float) -> tuple[float, dict[str, A
 
 def _headwater_job(case: str, folder: Path) -> tuple[float, dict[str, Any]]:
     """A job, as the command line runs it, with four gigabytes, which the system holds it to."""
-    from headwater.offline.jobs import Job, Spec
+    from headwater.offline.jobs import Job
+    from headwater.offline.spec import Spec
 
     plans = catalog(case, folder)
     spec = Spec(

@@ -26,11 +26,12 @@ from headwater.catalog import Catalog, FieldPlan, StreamSourcePlan, ViewPlan
 from headwater.errors import LogConflictError
 from headwater.offline.drift import Asked, report
 from headwater.offline.feature_log import LOG_TIME, FeatureLog
-from headwater.offline.jobs import Job, Spec
+from headwater.offline.jobs import Job
 from headwater.offline.log import EventLog, log_schema
 from headwater.offline.manifest import Manifest
 from headwater.offline.sketch_table import SketchTable
 from headwater.offline.sketching import update
+from headwater.offline.spec import Spec
 from headwater.offline.upkeep import maintain
 from headwater.quality.feature_sketches import HOUR_US
 from tests.serving import project

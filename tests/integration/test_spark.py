@@ -12,7 +12,8 @@ import pytest
 
 from headwater.catalog import Catalog
 from headwater.errors import HeadwaterError
-from headwater.offline.jobs import Job, Spec
+from headwater.offline.jobs import Job
+from headwater.offline.spec import Spec
 from tests.integration.test_training_set_job import catalog, spec
 
 __all__ = ["catalog", "spec"]  # fixtures

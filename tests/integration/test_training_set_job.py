@@ -25,11 +25,11 @@ from headwater.catalog import (
     ViewPlan,
 )
 from headwater.errors import HeadwaterError
-from headwater.offline.jobs import CancelledError, Job, Spec, Status, read_set
-from headwater.offline.label_values import LabelWindow
+from headwater.offline.jobs import CancelledError, Job, read_set
 from headwater.offline.manifest import Manifest
 from headwater.offline.point_in_time import Past
-from headwater.offline.training_set import Request, build_request
+from headwater.offline.spec import LabelWindow, Request, Spec, Status
+from headwater.offline.training_set import build_request
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
