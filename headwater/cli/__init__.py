@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from headwater import catalog_cache
+from headwater.cli import terminal
 from headwater.cli.drift import drift
 from headwater.cli.explain import explain
 from headwater.cli.init import init
@@ -30,6 +30,8 @@ from headwater.settings import Settings
 Repo = Annotated[Path, typer.Option(help="Feast project: the folder with feature_store.yaml")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 REPO = Path("feature_repo")
+#: Kinds of dead letters.
+KINDS = ("invalid", "future", "late", "udf")
 
 app = typer.Typer(
     help="Headwater: a feature store service on Feast definitions.",
@@ -37,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-console = Console(highlight=False)
+console = terminal.console()
 
 
 app.command()(init)
@@ -155,7 +157,7 @@ def wait(
 dead_letters = typer.Typer(help="What workers rejected: list it, send it again.")
 app.add_typer(dead_letters, name="dead-letters")
 Topic = Annotated[str, typer.Option(help="only of this source topic")]
-Kind = Annotated[str, typer.Option(help="only of this kind: invalid, future, late, udf")]
+Kind = Annotated[str, typer.Option(help=f"only of this kind: {', '.join(KINDS)}")]
 
 
 @dead_letters.command("list")
@@ -181,6 +183,8 @@ def dead_letters_replay(
 def _dead_letters(
     action: str, repo: Path, topic: str, kind: str, as_json: bool, *more: str
 ) -> None:
+    if kind and kind not in KINDS:
+        raise HeadwaterError(f"--kind is one of {', '.join(KINDS)}, not {kind!r}")
     words = [action, *(["--topic", topic] if topic else []), *(["--kind", kind] if kind else [])]
     words += [*(["--json"] if as_json else []), *more]
     command = _program("ingest.dead_letters", repo, *words)

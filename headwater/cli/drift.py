@@ -13,10 +13,10 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from headwater import catalog_cache
+from headwater.cli import terminal
 from headwater.cli.verify import micros
 from headwater.errors import HeadwaterError
 from headwater.quality.drift import CHECKS
@@ -101,7 +101,7 @@ def _noted(catalog: Any, settings: Settings, record: bool) -> Iterator[Callable[
 
 
 def _show(report: Mapping[str, Any]) -> None:
-    console = Console(highlight=False)
+    console = terminal.console()
     baseline = report["baseline"]
     against = baseline.get("manifest") or _span(baseline["from_us"], baseline["until_us"])
     title = f"{report['of']}: {_span(report['from_us'], report['until_us'])} against {against}"

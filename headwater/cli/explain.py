@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headwater import catalog_cache
+from headwater.cli import terminal
 from headwater.cli.verify import micros
 from headwater.errors import HeadwaterError
 from headwater.settings import Settings
@@ -50,7 +51,7 @@ def explain(
     if as_json:
         typer.echo(json.dumps(found, default=str))
         return
-    console = Console(highlight=False)
+    console = terminal.console()
     for view in found["views"]:
         _show(view, console)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from headwater.cli import terminal
 from headwater.errors import HeadwaterError
 
 #: File of the package -> file of the project.
@@ -22,6 +22,7 @@ _FILES = {
     "orders.jsonl": "tests/orders.jsonl",
     "send.py.txt": "send.py",
     "README.md": "README.md",
+    "gitignore.txt": ".gitignore",
 }
 _FILLED = {"feature_store.yaml", "README.md"}
 _CUSTOMERS = ("ada", "bob", "cleo", "dan", "eve", "finn", "gus", "hal", "ida", "jo")
@@ -43,7 +44,7 @@ def init(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.format(project=project) if source in _FILLED else text)
     _write_data(folder / "feature_repo" / "data", time.time())
-    console = Console(highlight=False)
+    console = terminal.console()
     console.print(f"{folder} has a project: {len(_FILES)} files, {_ORDERS:,} orders. Now:")
     console.print(f"  cd {folder}\n  headwater up        # then follow README.md")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from headwater.cli import terminal
 from headwater.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ def plan(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="print Markdown for a pull request's comment")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="exit code 1 where something breaks")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what apply would add, change and remove, what needs a backfill, and what breaks."""
@@ -45,8 +49,10 @@ def plan(
         _err().print(f"[yellow]note[/] how many events a backfill takes is unknown: {error}")
     if markdown:
         typer.echo(as_markdown(found.changes, needs))
-        return
-    _show(found, needs, as_json)
+    else:
+        _show(found, needs, as_json)
+    if check and any(change.broken for change in found.changes):
+        raise typer.Exit(1)
 
 
 def apply(
@@ -65,19 +71,19 @@ def apply(
 
     found = run(repo.resolve(), force)
     _show(found, {}, as_json)
-    console = _err() if as_json else Console(highlight=False)
+    console = _err() if as_json else terminal.console()
     after_apply(found, Settings.from_env(os.environ), backfill, console, repo)
 
 
 def _err() -> Console:
-    return Console(stderr=True, highlight=False)
+    return terminal.console(stderr=True)
 
 
 def _show(found: Plan, needs: Mapping[str, int], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([_row(change, needs) for change in found.changes]))
     else:
-        console = Console(highlight=False)
+        console = terminal.console()
         for line in _lines(found.changes, needs):
             console.print(line, soft_wrap=True)
     _advise(found)
@@ -140,7 +146,9 @@ def as_markdown(changes: Sequence[Change], needs: Mapping[str, int]) -> str:
     filled = sum(change.effect == "backfill" for change in changes)
     if not changes:
         return "### headwater plan\n\nNothing changes."
-    verdict = f"**{broken} of {len(changes)} changes break what is served.** " if broken else ""
+    many = f"{len(changes)} change{'s' * (len(changes) > 1)}"
+    breaks = f"break{'s' * (broken == 1)}"
+    verdict = f"**{broken} of {many} {breaks} what is served.** " if broken else ""
     rows = ["| | object | what it means |", "|---|---|---|"]
     for change in changes:
         meaning = ": ".join(filter(None, [_meaning(change, needs), "; ".join(change.reasons)]))
@@ -153,7 +161,7 @@ def as_markdown(changes: Sequence[Change], needs: Mapping[str, int]) -> str:
             rows.append(f"| {feature.change} | `{change.name}:{feature.name}` | {_cell(text)} |")
     return "\n".join(
         ["### headwater plan", "",
-         f"{verdict}{len(changes)} changes, {filled} need a backfill.", "", *rows]
+         f"{verdict}{many}, {filled} of them with a backfill.", "", *rows]
     )  # fmt: skip
 
 

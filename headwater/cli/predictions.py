@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from headwater import catalog_cache
+from headwater.cli import terminal
 from headwater.cli.verify import micros
 
 
@@ -41,7 +41,7 @@ def predictions(
             one["model"], one["version"], one["day"], f"{one['predictions']:,}",
             f"{one['outcomes']:,}", one["task"] or "-", _measures(one),
         )  # fmt: skip
-    Console(highlight=False).print(table if days else "no predictions of that time")
+    terminal.console().print(table if days else "no predictions of that time")
 
 
 def _measures(day: dict[str, Any]) -> str:

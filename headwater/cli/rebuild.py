@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from headwater.catalog import Catalog
+from headwater.cli import terminal
 from headwater.cli.apply import Plan
 from headwater.errors import (
     BadRequestError,
@@ -199,6 +200,6 @@ class _Rate(ProgressColumn):
 @contextmanager
 def _bar(total: int | None) -> Iterator[Report]:
     columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with terminal.progress(*columns) as bar:
         task = bar.add_task("reading the log", total=total)
         yield lambda view, rows: bar.update(task, description=view, advance=rows)

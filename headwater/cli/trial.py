@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from headwater.cli import terminal
 from headwater.cli.plan import REPO, AsJson, Repo
 from headwater.errors import HeadwaterError
 
@@ -58,7 +58,7 @@ def test(
         for number, name in enumerate(names):
             lead = first if not number else [""] * len(first)
             table.add_row(*lead, name, _shown(row[name]), end_section=number == len(names) - 1)
-    Console(highlight=False).print(table)
+    terminal.console().print(table)
 
 
 def _entity(text: str) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from headwater import catalog_cache
+from headwater.cli import terminal
 from headwater.settings import Settings
 
 REPO = Path("feature_repo")
-console = Console(highlight=False)
+console = terminal.console()
 
 
 def usage(
@@ -55,10 +55,14 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> Table:
     for row in rows:
         callers = sorted({user["caller"] for user in row["users"]})
         table.add_row(
-            row["feature_view"], f"{row['bytes'] / 1e6:,.1f}", f"{row['keys']:,}",
+            row["feature_view"], _megabytes(row["bytes"]), f"{row['keys']:,}",
             f"{row['requests']:,}", _utc(row["last"]), ", ".join(callers),
         )  # fmt: skip
     return table
+
+
+def _megabytes(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / 1e6:,.1f}"
 
 
 def _print_droppable(report: Mapping[str, Any]) -> None:

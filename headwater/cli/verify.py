@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from headwater.cli import terminal
 from headwater.errors import HeadwaterError
 from headwater.settings import Settings
 
@@ -50,16 +50,16 @@ def verify(
                 "--every goes on from where the last run ended: give it seconds, "
                 "and neither --since nor --until"
             )
-        for run in verifier.again(every, Console(stderr=True)):
+        for run in verifier.again(every, terminal.console(stderr=True)):
             _print(run, as_json)
         return
     columns = (TextColumn("vectors"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with terminal.progress(*columns) as bar:
         task = bar.add_task("vectors", total=None)
         run = verifier.run(micros(since), micros(until), lambda n: bar.advance(task, n))
     if not run.report.vectors:
         raise HeadwaterError("the feature log has no vectors of that time; nothing was verified")
-    noted(verifier, run, Console(stderr=True))
+    noted(verifier, run, terminal.console(stderr=True))
     _print(run, as_json)
     if run.report.different:
         raise typer.Exit(1)
@@ -87,7 +87,7 @@ def micros(text: str) -> int | None:
 
 
 def _show(report: Any, seconds: float) -> None:
-    console = Console(highlight=False)
+    console = terminal.console()
     table = Table("view", "feature", "compared", "equal", "different", "not comparable")
     for one in report.features.values():
         why = ", ".join(f"{n:,} {why}" for why, n in one.not_comparable.most_common())
@@ -124,4 +124,4 @@ def _show_skew(report: Any) -> None:
             f"{one.most:,.4g}" if one.numbers else "-",
             ", ".join(f"{n:,} {cause}" for cause, n in one.causes.most_common()) or "-",
         )  # fmt: skip
-    Console(highlight=False).print(table)
+    terminal.console().print(table)

@@ -20,11 +20,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
+from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from headwater import catalog_cache
+from headwater.cli import terminal
 from headwater.demo import flights, leftovers
 from headwater.errors import HeadwaterError
 from headwater.local import LocalStack
@@ -32,11 +33,12 @@ from headwater.local.process import free_ports, listens
 from headwater.settings import Settings
 
 SERVICE = "departure_delay_v1"
-console = Console(highlight=False)
+console = terminal.console()
 
 
 def demo(repo: Path, once: bool) -> None:
     """Register, stream a year, materialize, serve, train, watch; `once` ends after that."""
+    catalog_cache.fingerprint(repo)  # refuses what is no project, before anything is started
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -52,6 +54,7 @@ def up(repo: Path, fresh: bool = False) -> None:
     it: offsets in the log mean something only together with the broker that gave them. `fresh`
     moves all of it aside first.
     """
+    catalog_cache.fingerprint(repo)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     held = repo / "data" / "stack"
     if fresh:
@@ -222,12 +225,12 @@ class _Demo:
         names = ("origin", "dest", "carrier", "tailnum", "sched_hour", "sched_weekday")
         body = {"feature_service": SERVICE, "entities": {name: [row[name]] for name in names}}
         answer = json.loads(_get(f"{self.address}/get-online-features", body))
-        table = Table("feature", "value", "status", "event time")
+        table = Table("feature", "value", "status", "event time", box=box.SIMPLE)
         names = answer["metadata"]["feature_names"]
         for name, found in zip(names, answer["results"], strict=True):
-            table.add_row(
-                name, str(found["values"][0]), found["statuses"][0], found["event_timestamps"][0]
-            )
+            value, at = found["values"][0], found["event_timestamps"][0]
+            shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+            table.add_row(name, shown, found["statuses"][0], at[:19].replace("T", " "))
         console.print(table)
 
     def _show_training_set(self, data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import redis
+import yaml
 from typer.testing import CliRunner
 
 from headwater import catalog_cache, cli
@@ -200,3 +202,47 @@ def test_init_leaves_what_is_there_alone(tmp_path: Path) -> None:
     (tmp_path / "mine" / "file").touch()
     with pytest.raises(HeadwaterError, match="is not empty; give a new folder"):
         run("init", str(tmp_path / "mine"))
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_workflow_for_pull_requests_comments_and_fails_on_what_breaks(
+    made: Path, tmp_path: Path
+) -> None:
+    text = (ROOT / "docs" / "registering.md").read_text()
+    found = re.search(r"```yaml\n(name: headwater\n.*?)```", text, re.DOTALL)
+    assert found
+    (job,) = yaml.safe_load(found[1])["jobs"].values()
+    steps = [step["run"] for step in job["steps"] if "run" in step]
+    assert steps.pop(0) == "pip install headwater pytest"
+    actions = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert all(re.search(r"@[0-9a-f]{40}$", action) for action in actions), actions
+    git = ["git", "-c", "user.name=n", "-c", "user.email=n@example.com"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "base"]):
+        subprocess.run([*git, *words], cwd=made, check=True)
+    here, base = tmp_path / "workspace", tmp_path / "workspace" / ".base"
+    for folder in (here, base):
+        subprocess.run(["git", "clone", "-q", str(made), str(folder)], check=True)
+    edit(here / "feature_repo", "timedelta(hours=1)", "timedelta(hours=2)")
+    # What the definitions' own test says of an hour still holds of two.
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    # GitHub's own program needs GitHub: what it is called with is looked at in its place.
+    (bin_ / "gh").write_text('#!/bin/sh\necho "$@" > comment; cat "$5" >> comment\n')
+    (bin_ / "gh").chmod(0o755)
+    env = {
+        **os.environ, "PR": "7", "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
+        "PATH": f"{bin_}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    done = [
+        subprocess.run(["bash", "-eo", "pipefail", "-c", step], cwd=here, env=env,
+                       capture_output=True, text=True, check=False)
+        for step in steps
+    ]  # fmt: skip
+    assert [one.returncode for one in done] == [0, 0, 0, 1], [one.stderr[-500:] for one in done]
+    asked, *comment = (here / "comment").read_text().splitlines()
+    assert asked == "pr comment 7 --body-file plan.md --edit-last --create-if-none"
+    assert comment == (tmp_path / "summary").read_text().splitlines()
+    assert "**1 of 1 change breaks what is served.**" in "\n".join(comment)
+    assert "breaks feature services order_risk_v1" in done[-1].stdout
