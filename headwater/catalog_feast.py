@@ -269,7 +269,7 @@ def _udf(view: Any) -> plans.CodePlan | None:
         getattr(function, "__name__", view.name),
         "pandas" if mode == "pandas" else "python",
         dill.dumps(function, recurse=True),
-        getattr(view, "udf_string", "") or "",
+        getattr(view, "udf_string", "") or getattr(transformation, "udf_string", "") or "",
     )
 
 

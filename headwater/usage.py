@@ -45,7 +45,7 @@ def usage_report(
     rows += [
         _row(name, "on demand", plan.features, uses) for name, plan in catalog.on_demand.items()
     ]
-    rows.sort(key=lambda row: (-row["bytes"], row["feature_view"]))
+    rows.sort(key=lambda row: (-(row["bytes"] or 0), row["feature_view"]))
     return {
         "counted_since": used.since or None,
         "days": days,

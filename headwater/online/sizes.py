@@ -4,7 +4,8 @@ Where a server holds few keys all of them are counted. Else random keys are draw
 view's share of the draws is its share of the keys, with the standard error of a proportion, and a
 view that no draw hit has, with 95 % confidence, at most 3 / draws of them (the rule of three;
 Hanley and Lippman-Hand 1983). The bytes of a key are Redis's own count (MEMORY USAGE: key, value
-and its place in the table), averaged over some keys of the view.
+and its place in the table), averaged over some keys of the view; a server that does not let this
+user ask for that leaves them unknown.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ class Size(NamedTuple):
     """One view in Redis. `bytes_error` and `keys_error` are standard errors (0: counted exactly);
     of a view that no draw hit `keys_error` is the bound.
 
-    keys, bytes: estimates over all servers. sampled: keys that were weighed. tiles: mean number of
-    tiles in a value (0 for row views), which is what one read of an entity merges.
+    keys, bytes: estimates over all servers; bytes is None where Redis refuses to tell.
+    sampled: keys that were weighed. tiles: mean number of tiles in a value (0 for row views), which
+    is what one read of an entity merges.
     """
 
     keys: int = 0
     keys_error: float = 0.0
-    bytes: int = 0
+    bytes: int | None = 0
     bytes_error: float = 0.0
     sampled: int = 0
     tiles: float = 0.0
@@ -54,10 +56,14 @@ class _Share(NamedTuple):
     some: list[bytes]
 
 
+#: Of one server: keys of a view, what some of them weigh (None: refused), and their tiles.
+_Part = tuple[_Share, list[int] | None, list[int]]
+
+
 def sizes(writer: OnlineWriter, views: Iterable[ViewPlan]) -> dict[str, Size]:
     """View -> its size; some ten milliseconds. Raises StoreUnavailableError."""
     prefixes = {key_prefix(writer.project, view): view for view in views if view.online}
-    found: dict[str, list[tuple[_Share, list[int], list[int]]]] = defaultdict(list)
+    found: dict[str, list[_Part]] = defaultdict(list)
     for server in writer.scanned():
         with store_errors():
             for prefix, share in _shares(server, set(prefixes)).items():
@@ -94,11 +100,14 @@ def _drawn(server: redis.Redis) -> list[bytes]:
     return [key for key in pipe.execute() if key is not None]
 
 
-def _weighed(server: redis.Redis, keys: Sequence[bytes]) -> list[int]:
+def _weighed(server: redis.Redis, keys: Sequence[bytes]) -> list[int] | None:
     pipe: Any = server.pipeline(transaction=False)
     for key in keys:
         pipe.memory_usage(key)
-    return [size for size in pipe.execute() if size is not None]  # None: gone meanwhile
+    try:
+        return [size for size in pipe.execute() if size is not None]  # None: gone meanwhile
+    except redis.ResponseError:  # the user may not (ACL), or the command is renamed
+        return None
 
 
 def _tiles(server: redis.Redis, keys: Sequence[bytes]) -> list[int]:
@@ -112,14 +121,14 @@ def _tiles(server: redis.Redis, keys: Sequence[bytes]) -> list[int]:
     ]
 
 
-def _size(parts: Sequence[tuple[_Share, list[int], list[int]]]) -> Size:
+def _size(parts: Sequence[_Part]) -> Size:
     """The sum over servers; errors of what is estimated add up by their squares."""
     keys = sum(share.keys for share, _, _ in parts)
     total = variance = 0.0
     for share, weights, _ in parts:
-        n = len(weights)
-        if not n:
+        if not weights:
             continue
+        n = len(weights)
         mean = sum(weights) / n
         spread = sum((w - mean) ** 2 for w in weights) / (n - 1) if n > 1 else 0.0
         total += share.keys * mean
@@ -130,8 +139,8 @@ def _size(parts: Sequence[tuple[_Share, list[int], list[int]]]) -> Size:
     return Size(
         keys=round(keys),
         keys_error=math.sqrt(sum(share.variance for share, _, _ in parts)),
-        bytes=round(total),
+        bytes=None if any(weights is None for _, weights, _ in parts) else round(total),
         bytes_error=math.sqrt(variance),
-        sampled=sum(len(weights) for _, weights, _ in parts),
+        sampled=sum(len(weights or ()) for _, weights, _ in parts),
         tiles=sum(tiles) / len(tiles) if tiles else 0.0,
     )

@@ -34,6 +34,10 @@ class Feature(NamedTuple):
     services: tuple[str, ...]
     words: str
 
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.view.name, self.field.name
+
 
 class Index:
     """A catalogue's features, made once for each version of it."""
@@ -122,16 +126,19 @@ def add(pages: Pages, history: History, drift: Drift) -> None:
         clocks, served = pages.observed.clocks, pages.service.metrics.served()
         now = time.time()
         states = {view.name: state_of(view, clocks, now) for view in index().views}
-        drifts = drift.states()
-        found = [
-            feature for feature in index().search(q)
-            if _kept(feature, only, states[feature.view.name], drifts)
-        ]  # fmt: skip
+        drifts = {f.key: drift.feature(f.view, f.field.name) for f in index().features}
+        kept = {
+            "stale": lambda feature: states[feature.view.name]["look"] == "bad",
+            "drifted": lambda feature: drifts[feature.key].look == "bad",
+            "unused": lambda feature: not feature.services,
+        }.get(only, lambda _: True)
+        found = list(filter(kept, index().search(q)))
         start = max(0, start)
         shown = found[start : start + SHOWN]
         groups = [
             {
-                "view": view, "state": states[view.name], "entity": _entity(view),
+                "view": view, "state": states[view.name], "entity": _entity(pages.catalog, view),
+                "drift": drift.rows(view.name),
                 "rows": [_row(f, served, history, drifts) for f in features],
             }
             for view, features in _by_view(shown)
@@ -150,40 +157,27 @@ def add(pages: Pages, history: History, drift: Drift) -> None:
         return answer
 
 
-def _kept(
-    feature: Feature, only: str, state: Mapping[str, Any],
-    drifts: Mapping[tuple[str, str], State],
-) -> bool:  # fmt: skip
-    if only == "stale":
-        return bool(state["look"] == "bad")
-    if only == "drifted":
-        return _drift(feature, drifts).look == "bad"
-    return not feature.services if only == "unused" else True
-
-
 def _by_view(features: Sequence[Feature]) -> list[tuple[Any, list[Feature]]]:
     groups = groupby(features, key=lambda feature: feature.view.name)
     return [(found[0].view, found) for _, part in groups for found in [list(part)]]
 
 
-def _entity(view: ViewPlan | OnDemandPlan) -> str:
-    if isinstance(view, OnDemandPlan):
-        return "the request"
-    return ", ".join(key.name for key in view.join_keys) or "everything"
+def _entity(catalog: Catalog, view: ViewPlan | OnDemandPlan) -> str:
+    """What a view has a value for; of one at request, what its request must name."""
+    if isinstance(view, ViewPlan):
+        return ", ".join(key.name for key in view.join_keys) or "everything"
+    inputs = [catalog.views[source.view] for source in view.inputs if source.view in catalog.views]
+    keys = [key.name for source in inputs for key in source.join_keys]
+    return ", ".join(dict.fromkeys([*keys, *(field.name for field in view.request_fields)]))
 
 
 def _row(
     feature: Feature, served: Mapping[tuple[str, str], Counts], history: History,
     drifts: Mapping[tuple[str, str], State],
 ) -> dict[str, Any]:  # fmt: skip
-    key = (feature.view.name, feature.field.name)
-    nulls = null_ratio(served.get(key))
-    line = "" if nulls is None else drawings.sparkline(null_line(history.served(*key)[1]))
+    nulls = null_ratio(served.get(feature.key))
+    line = "" if nulls is None else drawings.sparkline(null_line(history.served(*feature.key)[1]))
     return {
         "field": feature.field, "services": feature.services, "nulls": nulls, "line": line,
-        "drift": _drift(feature, drifts),
+        "drift": drifts[feature.key],
     }  # fmt: skip
-
-
-def _drift(feature: Feature, drifts: Mapping[tuple[str, str], State]) -> State:
-    return drifts.get((feature.view.name, feature.field.name), State("none", ""))

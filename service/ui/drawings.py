@@ -65,7 +65,7 @@ def windows(found: Sequence[tuple[int, int]], marked: tuple[int, int] | None = N
     if not found:
         return Markup("")
     ordered = sorted(set(found))
-    left, right, row = 60, 420, 30
+    left, right, row = 44, 290, 30
     longest, shortest = math.log(ordered[-1][0]), math.log(ordered[0][0])
     parts = []
     for i, (length, hop) in enumerate(ordered):
@@ -84,9 +84,9 @@ def windows(found: Sequence[tuple[int, int]], marked: tuple[int, int] | None = N
     axis = 8 + len(ordered) * row
     said = "; ".join(f"the last {span(length)}, in steps of {span(hop)}" for length, hop in ordered)
     return Markup(
-        f'<svg class="picture" viewBox="0 0 540 {axis + 22}" width="540" role="img" '
+        f'<svg class="picture" viewBox="0 0 400 {axis + 22}" width="400" role="img" '
         f'aria-label="Windows up to now: {said}">'
-        f'<path class="axis" d="M20 {axis}H{right + 40}M{right} 2V{axis + 4}"/>'
+        f'<path class="axis" d="M8 {axis}H{right + 20}M{right} 2V{axis + 4}"/>'
         f'{"".join(parts)}<text x="{right}" y="{axis + 18}" text-anchor="middle">now</text></svg>'
     )
 
@@ -96,47 +96,31 @@ def tiles(starts: Sequence[int], now_us: int, longest_us: int) -> Markup:
 
     starts: microseconds, ascending, at least one; longest_us: the longest window, 0 for none.
     """
-    left, right = 4, 716
     oldest = min(starts[0], now_us - longest_us) if longest_us else starts[0]
-    scale = (right - left) / max(now_us - oldest, 1)
-    marks = "".join(f"M{left + (start - oldest) * scale:.1f} 6v20" for start in starts)
+    scale = 1000 / max(now_us - oldest, 1)
+    marks = "".join(f"M{(start - oldest) * scale:.1f} 0v20" for start in starts)
     low = f"{lasting((now_us - oldest) / 1e6)} ago"
-    said = f"{len(starts)} tiles from {low} to now"
     return Markup(
-        f'<svg class="picture" viewBox="0 0 720 46" width="720" role="img" aria-label="{said}">'
-        f'<path class="axis" d="M{left} 26H{right}M{right} 4v26"/><path class="tick" d="{marks}"/>'
-        f'<text class="quiet" x="{left}" y="42">{low}</text>'
-        f'<text class="quiet" x="{right}" y="42" text-anchor="end">now</text></svg>'
+        '<div class="tiles"><svg viewBox="0 0 1000 24" height="24" preserveAspectRatio="none" '
+        f'role="img" aria-label="{len(starts)} tiles from {low} to now">'
+        f'<path class="axis" d="M0 20H1000M1000 0v24"/><path class="tick" d="{marks}"/></svg>'
+        f'<p class="ends"><span>{low}</span><span>now</span></p></div>'
     )
 
 
-def shares(
-    names: Sequence[str], baseline: Sequence[float], current: Sequence[float], of: str
-) -> Markup:
-    """Two distributions over the same bins, the baseline above what it is now."""
-    left, right, row = 150, 640, 30
-    most = max(*baseline, *current, 1e-9)
-    parts = []
-    for i, (name, was, now) in enumerate(zip(names, baseline, current, strict=True)):
-        y, shown = 4 + i * row, name if len(name) <= 20 else name[:19] + "…"
-        bars = "".join(
-            f'<rect class="{kind}" x="{left}" y="{y + at}" height="9" '
-            f'width="{max(share / most * (right - left), 1):.1f}"/>'
-            for kind, at, share in (("was", 0, was), ("now", 10, now))
-        )
-        parts.append(
-            f"<g><title>{escape(name)}: {was:.1%} became {now:.1%}</title>{bars}"
-            f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{escape(shown)}</text>'
-            f'<text class="quiet" x="{right + 8}" y="{y + 13}">{now:.1%}</text></g>'
-        )
-    said = "; ".join(
-        f"{name} {was:.1%} became {now:.1%}"
-        for name, was, now in zip(names, baseline, current, strict=True)
+def pair(was: float, now: float, most: float) -> Markup:
+    """Two shares as bars, the baseline above what it is now; `most` fills the width.
+
+    Decoration of the numbers beside it.
+    """
+    drawn = "".join(
+        f'<rect class="{kind}" y="{y}" height="8" width="{max(share / most * 100, 0.4):.1f}"/>'
+        for kind, y, share in (("was", 0, was), ("now", 9, now))
+        if share
     )
-    height = 8 + len(names) * row
     return Markup(
-        f'<svg class="picture shares" viewBox="0 0 700 {height}" width="700" role="img" '
-        f'aria-label="Baseline against {escape(of)}: {escape(said)}">{"".join(parts)}</svg>'
+        '<svg class="pair" viewBox="0 0 100 17" height="17" preserveAspectRatio="none" '
+        f'aria-hidden="true">{drawn}</svg>'
     )
 
 
@@ -150,7 +134,10 @@ class Node(NamedTuple):
 
 
 def lineage(columns: Sequence[Sequence[Node]], here: str) -> Markup:
-    """Boxes in columns, from left to right, with a line from each box to what is made of it."""
+    """Boxes in columns, from left to right, with a line from each box to what is made of it.
+
+    here: the view that the page is about.
+    """
     columns = [_cut(column) for column in columns if column]
     rows = max(map(len, columns))
     low = rows * (_TALL + _SPACE) + 4
@@ -161,7 +148,7 @@ def lineage(columns: Sequence[Sequence[Node]], here: str) -> Markup:
         for i, node in enumerate(column):
             y = top + i * (_TALL + _SPACE)
             places[f"{node.kind}:{node.name}"] = (at, y + _TALL / 2)
-            boxes.append(_box(node, 2 + at * (_BOX + _GAP), y, node.name == here and bool(at)))
+            boxes.append(_box(node, 2 + at * (_BOX + _GAP), y, _is(node, here)))
             for source in filter(places.__contains__, node.inputs):
                 skips = at - places[source][0] > 1
                 lanes += skips
@@ -175,6 +162,11 @@ def lineage(columns: Sequence[Sequence[Node]], here: str) -> Markup:
         f'<svg class="picture" viewBox="0 0 {width} {height}" width="{width}" role="group" '
         f'aria-label="Lineage: {escape(said)}">{"".join(lines)}{"".join(boxes)}</svg>'
     )
+
+
+def _is(node: Node, view: str) -> bool:
+    """Whether a box is that view's; a source or a service may have its name."""
+    return node.name == view and node.kind.endswith("view")
 
 
 def _cut(column: Sequence[Node]) -> list[Node]:

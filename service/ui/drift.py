@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from headwater.online import drift_status
+from headwater.catalog import OnDemandPlan, ViewPlan
 from headwater.online.drift_status import Found, Scored
 from service.ui import drawings
-from service.ui.pages import Pages
 
 #: What is compared with its baseline.
 _OF = ("offline", "served")
 
 
 class State(NamedTuple):
-    """Of one feature: `look` good or bad, and what says so."""
+    """Of one feature: `look` good, bad or none, and what says so."""
 
     look: str
     text: str
+
+
+#: Of what was not compared.
+_UNKNOWN = State("none", "")
 
 
 def states(found: Found) -> dict[tuple[str, str], State]:
@@ -41,24 +44,41 @@ def _state(checks: list[Scored]) -> State:
 class Drift:
     """The last comparison; what it says of all features is made once for each run."""
 
-    def __init__(self, pages: Pages) -> None:
-        self._pages = pages
+    def __init__(self, found: Callable[[], Found], report: Callable[[str], Any]) -> None:
+        """`report` reads that of what is offline or was served; None before the first."""
+        self._found, self._report = found, report
         self._states: tuple[Found, dict[tuple[str, str], State]] = (Found(), {})
         self._reports: tuple[float, dict[str, dict[tuple[str, str], Any]]] = (0.0, {})
 
     @property
     def at(self) -> float:
         """When features were last compared, in seconds; 0: never."""
-        return self._pages.observed.drift.at
+        return self._found().at
 
     def states(self) -> Mapping[tuple[str, str], State]:
-        found = self._pages.observed.drift
+        found = self._found()
         if self._states[0] is not found:
             self._states = (found, states(found))
         return self._states[1]
 
-    def of(self, view: str, feature: str) -> list[dict[str, Any]]:
-        """What was found of a feature that is offline and that was served, each with its picture.
+    def feature(self, view: ViewPlan | OnDemandPlan, name: str) -> State:
+        """Of a feature; a windowed one drifts too where the column that it is made of does."""
+        found = self.states()
+        own = found.get((view.name, name), _UNKNOWN)
+        column = column_of(view, name)
+        if own.look == "bad" or not column:
+            return own
+        made_of = found.get((view.name, column), _UNKNOWN)
+        if made_of.look == "bad":
+            return State("bad", f"{column}: {made_of.text}")
+        return own if own.text else made_of
+
+    def rows(self, view: str) -> State:
+        """Of the rows of a view: whether they all came."""
+        return self.states().get((view, ""), _UNKNOWN)
+
+    def of(self, view: ViewPlan | OnDemandPlan, name: str) -> list[dict[str, Any]]:
+        """What was found of a feature: offline (of a windowed one its column) and as it was served.
 
         Raises StoreUnavailableError.
         """
@@ -66,15 +86,16 @@ class Drift:
             self._reports = (self.at, {of: self._read(of) for of in _OF})
         found = []
         for of, features in self._reports[1].items():
-            about = features.get((view, feature))
+            column = column_of(view, name) if of == "offline" else ""
+            about = features.get((view.name, column or name))
             if about is not None:
-                found.append({"of": of, "picture": _picture(of, about["bins"]), **about})
+                title = f"{column}, before the windows," if column else of.capitalize()
+                found.append({**about, "of": of, "title": title, "bins": _bars(about["bins"])})
         return found
 
     def _read(self, of: str) -> dict[tuple[str, str], Any]:
         """The last report's features, with the times that they are of."""
-        writer = self._pages.service.writer
-        report = drift_status.report(writer.client, writer.project, of)
+        report = self._report(of)
         if report is None:
             return {}
         times = {"from_us": report["from_us"], "until_us": report["until_us"]}
@@ -85,8 +106,19 @@ class Drift:
         }
 
 
-def _picture(of: str, bins: Mapping[str, Any] | None) -> str:
+def column_of(view: ViewPlan | OnDemandPlan, name: str) -> str:
+    """The column that a windowed feature is made of; "" where it has none."""
+    found = view.aggregations if isinstance(view, ViewPlan) else ()
+    return next((a.column for a in found if a.name == name and a.column != "*"), "")
+
+
+def _bars(bins: Mapping[str, Any] | None) -> list[tuple[str, float, float, Any]]:
+    """Name, share of the baseline, share now, and both as bars, of each bin."""
     if not bins:
-        return ""
+        return []
     names = [n if isinstance(n, str) else f"up to {n:,.4g}" for n in bins["names"]]
-    return drawings.shares(names, bins["baseline"], bins["current"], of)
+    most = max(*bins["baseline"], *bins["current"], 1e-9)
+    return [
+        (name, was, now, drawings.pair(was, now, most))
+        for name, was, now in zip(names, bins["baseline"], bins["current"], strict=True)
+    ]

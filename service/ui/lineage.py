@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from headwater.catalog import Catalog, FeatureRefPlan, OnDemandPlan, ServicePlan, ViewPlan
 from service.access import PAGES
 from service.ui.drawings import Node
@@ -12,18 +14,21 @@ _VIEW, _DEMAND, _SERVICE = "feature view", "on-demand view", "feature service"
 def lineage(catalog: Catalog, view: ViewPlan | OnDemandPlan, feature: str = "") -> list[list[Node]]:
     """Sources, the view, on-demand views of it, services, models; of one feature, or of all.
 
+    Of an on-demand view: sources, the views that it reads, itself, services, models.
+
     A service's model is its tag `model`, where it has one.
     """
     names = (feature,) if feature else view.feature_names
     if isinstance(view, OnDemandPlan):
-        before = [Node(*_named(catalog, source.view)) for source in view.inputs]
-        inputs = tuple(f"{node.kind}:{node.name}" for node in before)
-        here = Node(_DEMAND, view.name, _address(view.name), inputs)
+        before = list(dict.fromkeys(_box(catalog, source.view) for source in view.inputs))
+        asked = ", ".join(field.name for field in view.request_fields)
+        before += [Node("request", asked)] if asked else []
+        first = {node: None for s in view.inputs for node in _made_of(catalog, s.view)}
+        here = Node(_DEMAND, view.name, _address(view.name), _keys(before))
         demand: list[OnDemandPlan] = []
     else:
-        before = sources(catalog, view)
-        inputs = tuple(f"{node.kind}:{node.name}" for node in before if not node.inputs)
-        here = Node(_VIEW, view.name, _address(view.name), inputs)
+        before, first = sources(catalog, view), {}
+        here = _box(catalog, view.name)
         demand = [
             plan for plan in catalog.on_demand.values()
             if any(_gives(source, view, names) for source in plan.inputs)
@@ -42,7 +47,22 @@ def lineage(catalog: Catalog, view: ViewPlan | OnDemandPlan, feature: str = "") 
         Node(_DEMAND, plan.name, _address(plan.name), (f"{here.kind}:{here.name}",))
         for plan in demand
     ]
-    return [before, [here], made, services, models]
+    return [list(first), before, [here], made, services, models]
+
+
+def _box(catalog: Catalog, name: str) -> Node:
+    """A view, with what it is made of as its inputs."""
+    kind, _, address = _named(catalog, name)
+    return Node(kind, name, address, _keys(_made_of(catalog, name)))
+
+
+def _made_of(catalog: Catalog, name: str) -> list[Node]:
+    """A view's sources; of an on-demand view none, for it has views."""
+    return sources(catalog, catalog.views[name]) if name in catalog.views else []
+
+
+def _keys(nodes: Sequence[Node]) -> tuple[str, ...]:
+    return tuple(f"{node.kind}:{node.name}" for node in nodes)
 
 
 def sources(catalog: Catalog, view: ViewPlan) -> list[Node]:

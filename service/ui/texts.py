@@ -13,14 +13,21 @@ _SIZES = ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB"))
 
 
 def lasting(seconds: float | None) -> str:
-    """A length of time in its largest fitting unit: "12 s", "3.5 h", "2 d"; "" for none."""
+    """A length of time in its largest fitting unit: "33 ms", "12 s", "2.5 h"; "" for none."""
     if seconds is None:
         return ""
+    if 0 < abs(seconds) < 1:
+        return f"{seconds * 1e3:.3g} ms"
     for size, unit in _LENGTHS:
         if abs(seconds) >= size:
             return f"{seconds / size:.3g} {unit}" if abs(seconds) < 999 * size else (
                 f"{seconds / size:,.0f} {unit}")  # fmt: skip
     return f"{seconds:.3g} s"
+
+
+def ago(seconds: float) -> str:
+    """How long something is past: "just now", "12 s ago"."""
+    return "just now" if seconds < 5 else f"{lasting(round(seconds))} ago"
 
 
 def size(count: float | None) -> str:
@@ -51,8 +58,9 @@ def moment(us: int | None) -> str:
 
 
 def iso(text: str) -> str:
-    """An ISO 8601 time as `moment` writes times."""
-    return moment(round(datetime.fromisoformat(text).timestamp() * 1e6))
+    """An ISO 8601 time as `moment` writes times; without a zone it is UTC."""
+    found = datetime.fromisoformat(text)
+    return moment(round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1e6))
 
 
 def value(found: Any) -> str:
@@ -75,6 +83,7 @@ def sentence(text: str) -> str:
 
 FILTERS: dict[str, Callable[..., str]] = {
     "lasting": lasting,
+    "ago": ago,
     "size": size,
     "ratio": ratio,
     "number": count,

@@ -42,7 +42,8 @@ def _context(use: UseOfFeatures, days: float) -> dict[str, Any]:
     return {
         **report,
         "choices": CHOICES,
-        "bytes": sum(row["bytes"] for row in report["views"]),
+        "bytes": sum(row["bytes"] or 0 for row in report["views"]),
+        "refused": any(row["bytes"] is None for row in report["views"]),
         "requests": sum(row["requests"] for row in report["views"]),
         "certain_from": None if since is None else since + days * DAY_SECONDS,
     }

@@ -124,7 +124,8 @@ def add(pages: Pages, history: History, drift: Drift) -> None:
             "facts": _facts(pages.catalog, plan), "features": views.features(plan),
             "windows": drawings.windows(_windows(plan)),
             "lineage": drawings.lineage(lineage(pages.catalog, plan), plan.name),
-            "code": _code(plan), **views.freshness(plan),
+            "code": _code(plan), "at_request": isinstance(plan, OnDemandPlan),
+            **views.freshness(plan),
             **views.snippets(request, views.asked(plan, first)),
         }  # fmt: skip
         return pages.render(request, "view.html", context)
@@ -157,7 +158,9 @@ def add(pages: Pages, history: History, drift: Drift) -> None:
                 if i < _USUAL or counts[i + 1]
             ],
             "limit": _null_limit(plan, feature),
-            "compared": drift.of(view, feature), "compared_at": drift.at,
+            "compared": drift.of(plan, feature), "compared_at": drift.at,
+            "at_request": isinstance(plan, OnDemandPlan), "inputs": _inputs(pages.catalog, plan),
+            "code": _code(plan) if isinstance(plan, OnDemandPlan) else "",
             "nulls_chart": charts.encoded(charts.nulls(times, looks)),
             **views.freshness(plan), **views.snippets(request, views.asked(plan, [feature])),
         }  # fmt: skip
@@ -236,6 +239,17 @@ def _feature_facts(view: ViewPlan | OnDemandPlan, field: FieldPlan) -> list[tupl
     return [pair for pair in [*found, ("Owner", view.owner), ("Tags", tags)] if pair[1]]
 
 
+def _inputs(catalog: Catalog, view: ViewPlan | OnDemandPlan) -> list[tuple[str, str]]:
+    """(view, feature) of all that is computed from; nothing of a view that is stored."""
+    sources = view.inputs if isinstance(view, OnDemandPlan) else ()
+    return [
+        (source.view, name)
+        for source in sources
+        for name in source.features or catalog.views[source.view].feature_names
+    ]
+
+
 def _code(view: ViewPlan | OnDemandPlan) -> str:
-    """The text of what transforms a view's events, where Feast's registry has it."""
-    return view.udf.text if isinstance(view, ViewPlan) and view.udf else ""
+    """The text of what transforms a view's events or computes it, where the registry has it."""
+    code = view.code if isinstance(view, OnDemandPlan) else view.udf
+    return code.text if code else ""

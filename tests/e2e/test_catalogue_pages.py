@@ -110,6 +110,7 @@ def test_a_view_shows_what_it_is_where_it_comes_from_and_how_fresh_it_is(guest: 
         expect(page.get_by_role("status").last).to_have_text(re.compile("Copied|Selected"))
         lineage.get_by_role("link", name="order_size").click()
         expect(page.get_by_role("main")).to_contain_text("computed at request")
+        expect(page.locator("#its-code")).to_contain_text("def order_size")
         guest.looks_well(page, "view-on-demand")
 
 

@@ -201,6 +201,35 @@ def test_sizes_are_redis_s_own_and_a_sample_comes_near_them(
     assert counted["profiles"].tiles == 0
 
 
+def test_where_redis_does_not_tell_sizes_the_rest_is_still_shown(
+    shop: Programs, writer: OnlineWriter, redis_url: str
+) -> None:
+    any_client: Any = writer.client
+    any_client.acl_setuser("watched", enabled=True, passwords=["+secret"], keys=["*"],
+                           categories=["+@all"], commands=["-memory"])  # fmt: skip
+    try:
+        address = redis_url.replace("redis://", "redis://watched:secret@")
+        client = redis.Redis.from_url(address)
+        found = sizes(OnlineWriter(client, "watched"), catalog_cache.load(shop.repo).views.values())
+        client.close()
+        shop.env["REDIS_URL"] = address
+        server = shop.serve()
+        try:
+            page = httpx.get(shop.url + "/ui/usage", headers=as_key("root")).text
+            row = report(shop, "/api/v1/usage")["views"][0]
+        finally:
+            server.terminate()
+            server.wait(30)
+    finally:
+        shop.env["REDIS_URL"] = redis_url
+        any_client.acl_deluser("watched")
+    assert found["spending"].bytes is None
+    assert found["spending"].keys == USERS
+    assert found["spending"].tiles > 0
+    assert row["bytes"] is None
+    assert "does not let this service ask what a key takes" in page
+
+
 def test_ingest_shows_partitions_letters_with_their_bytes_jobs_and_alerts(
     shop: Programs, alertmanager: str
 ) -> None:

@@ -9,6 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from headwater.catalog import (
+    AggregationPlan,
+    BatchSourcePlan,
     Catalog,
     FeatureRefPlan,
     FieldPlan,
@@ -18,9 +20,12 @@ from headwater.catalog import (
     ViewPlan,
 )
 from headwater.catalog import CodePlan as Code
+from headwater.online.drift_status import Found, Scored
 from service.access import Access
-from service.ui import texts
+from service.ui import drawings, texts
 from service.ui.catalogue import Index
+from service.ui.drift import Drift
+from service.ui.lineage import lineage
 from service.ui.session import LASTS, Sessions, cross_site
 
 ROOT = Path(__file__).parents[2]
@@ -100,12 +105,55 @@ def test_who_uses_a_feature_counts_on_demand_views_between() -> None:
 
 def test_numbers_are_written_for_people() -> None:
     assert [texts.lasting(s) for s in (None, 0.25, 59, 90, 7200, 86400 * 30)] == [
-        "", "0.25 s", "59 s", "1.5 min", "2 h", "30 d",
+        "", "250 ms", "59 s", "1.5 min", "2 h", "30 d",
     ]  # fmt: skip
     assert [texts.ratio(r) for r in (None, 0.0, 0.0004, 0.123, 0.999, 1.0)] == [
         "", "0", "0.04 %", "12 %", "100 %", "100 %",
     ]  # fmt: skip
     assert [texts.size(n) for n in (512, 1536, 5 << 30)] == ["512 B", "1.5 kB", "5 GB"]
+
+
+def windowed_catalog() -> Catalog:
+    """`small_catalog`, whose orders are windows over a column, and who is asked by a view."""
+    spent = AggregationPlan("spent_1h", "amount", "sum", 3_600_000_000, 60_000_000)
+    bills = BatchSourcePlan("bills", "parquet", "/bills.parquet", "at")
+    customer, field = JoinKeyPlan("customer", "STRING"), FieldPlan("spent_1h", "DOUBLE")
+    orders = ViewPlan("orders", "window", (customer,), (field,), aggregations=(spent,), batch=bills)
+    demand = OnDemandPlan(
+        "much", (FieldPlan("is_much", "BOOL"),), (FeatureRefPlan("orders", ()),),
+        (FieldPlan("limit", "DOUBLE"),), Code("much", "python", b""),
+    )  # fmt: skip
+    return Catalog("shop", "1", "", "", views={"orders": orders}, on_demand={"much": demand})
+
+
+def test_a_windowed_feature_drifts_where_the_column_that_it_is_made_of_does() -> None:
+    def state(*checks: Scored) -> tuple[str, str]:
+        catalog = windowed_catalog()
+        found = Drift(lambda: Found(1.0, checks), lambda of: None)
+        return found.feature(catalog.views["orders"], "spent_1h")
+
+    steady = Scored("served", "orders", "spent_1h", "mean", 0.1, 0.2)
+    moved = Scored("offline", "orders", "amount", "mean", 0.3, 0.2)
+    assert state() == ("none", "")
+    assert state(steady) == ("good", "steady")
+    assert state(steady, moved) == ("bad", "amount: mean")
+    assert state(moved, Scored("served", "orders", "spent_1h", "ks", 9.0, 0.2)) == ("bad", "ks")
+
+
+def test_lineage_goes_from_the_sources_to_what_is_computed_at_request() -> None:
+    catalog = windowed_catalog()
+    columns = lineage(catalog, catalog.on_demand["much"])
+    named = [[(box.kind, box.name) for box in column] for column in columns if column]
+    assert named == [
+        [("parquet source", "bills")],
+        [("feature view", "orders"), ("request", "limit")],
+        [("on-demand view", "much")],
+    ]
+    assert columns[1][0].inputs == ("parquet source:bills",)
+    assert columns[2][0].inputs == ("feature view:orders", "request:limit")
+    picture = drawings.lineage(columns, "much")
+    assert picture.count("<path") == 3
+    assert picture.count('class="node here"') == 1
 
 
 def test_the_wheel_has_every_file_of_the_pages(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ function draw(figure) {
   const plot = new uPlot({
     width: Math.max(place.clientWidth, 240),
     height: Number(figure.dataset.height || 180),
-    padding: [8, 8, 0, 0],
+    padding: [8, 26, 0, 0],
     legend: { show: chart.series.length > 1 },
     cursor: { y: false },
     scales: { x: { time: true, range: (_, low, high) => [Math.min(low, high - 60), high] }, y: { range: (_, low, high) => [0, most || Math.max(high, chart.limit || 0) * 1.1 || 1] } },
@@ -82,7 +82,23 @@ function notify(text) {
   notify.timer = setTimeout(() => { notice.hidden = true; }, 5000);
 }
 
+// On a phone a cell stands alone, with the name of its column.
+function label(table) {
+  const names = [...table.querySelectorAll("thead th")].map((th) => th.textContent);
+  for (const row of table.querySelectorAll("tbody tr")) {
+    let at = 0;
+    for (const cell of row.cells) {
+      if (cell.tagName === "TD" && cell.colSpan === 1 && names[at]) cell.dataset.label = names[at];
+      at += cell.colSpan;
+    }
+  }
+  table.classList.add("labelled");
+}
+
 function ready(root) {
+  for (const table of [...root.querySelectorAll("table:not(.u-legend)"), root.closest("table")]) {
+    if (table && !table.closest(".uplot")) label(table);
+  }
   for (const figure of root.querySelectorAll("figure[data-chart]")) {
     if (!figure.querySelector(".plot").hasChildNodes()) draw(figure);
   }
@@ -101,7 +117,7 @@ document.addEventListener("click", async (event) => {
     notify("Selected: copy it with the keyboard.");
   }
 });
-document.addEventListener("DOMContentLoaded", () => ready(document));
+document.addEventListener("DOMContentLoaded", () => ready(document.body));
 document.addEventListener("htmx:load", (event) => ready(event.detail.elt));
 document.addEventListener("htmx:responseError", (event) => {
   const answer = new DOMParser().parseFromString(event.detail.xhr.responseText, "text/html");
