@@ -29,6 +29,22 @@ def arrow_type(value_type: str) -> pa.DataType:
     return ARROW_TYPES.get(value_type, pa.string())
 
 
+def key_type(kind: str) -> pa.DataType:
+    """A key's Arrow type; a timestamp is a number, as in requests."""
+    return pa.int64() if kind == "UNIX_TIMESTAMP" else arrow_type(kind)
+
+
+def array_of(values: list[Any], kind: str) -> pa.Array:
+    """Plain values of a Feast value type; times are microseconds. What has no Arrow type must be
+    texts."""
+    target = arrow_type(kind)
+    if pa.types.is_timestamp(target):
+        return pa.array(values, pa.int64()).cast(target)
+    if pa.types.is_list(target) and pa.types.is_timestamp(target.value_type):
+        return pa.array(values, pa.list_(pa.int64())).cast(target)
+    return pa.array(values, target)
+
+
 def numpy_column(
     column: pa.ChunkedArray | pa.Array, kind: ColumnKind
 ) -> tuple[Any, np.ndarray[Any, Any]]:

@@ -305,34 +305,26 @@ def count_statuses(status, counts, at):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def count_sections(words, sizes, header, at):
-    """`at[i + 1]`: the sections of the values up to i; a value that is none has none."""
-    start = 0
+def section_origins(words, sizes, header, out):
+    """`out`: how many sections each value has [n], then the source and last offset of each section.
+
+    A value that is none has no sections. Returns how many words of `out` are used.
+    """
+    at, start = sizes.shape[0], 0
     for i in range(sizes.shape[0]):
-        place, end, n = start + 1, start + sizes[i], 0
+        place, end, first = start + 1, start + sizes[i], at
         if sizes[i] > 0 and words[start] == header:
             while place < end:
                 size = (words[place] & 0xFFFFFFFF) >> 3
                 if size < HEADER or place + 1 + size > end:
-                    n = 0
+                    at = first
                     break
-                n += 1
+                out[at], out[at + 1] = words[place + 2], words[place + 1]
+                at += 2
                 place += 1 + size
-        at[i + 1] = at[i] + n
+        out[i] = (at - first) >> 1
         start = end
-    return at[-1]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def read_sections(words, sizes, at, source, offset):
-    """The source and the last offset of each section that `count_sections` counted."""
-    start = 0
-    for i in range(sizes.shape[0]):
-        place = start + 1
-        for s in range(at[i], at[i + 1]):
-            offset[s], source[s] = words[place + 1], words[place + 2]
-            place += 1 + ((words[place] & 0xFFFFFFFF) >> 3)
-        start += sizes[i]
+    return at
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

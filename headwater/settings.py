@@ -176,8 +176,14 @@ class Settings:
     )
     feature_log_queue: int = _setting(
         "HEADWATER_FEATURE_LOG_QUEUE",
-        20_000,
-        "vectors that wait to be logged; what is beyond is not logged, and counted",
+        100_000,
+        "vectors in memory that wait to be logged; what is beyond is not logged, and counted",
+    )
+    feature_log_disk_mb: int = _setting(
+        "HEADWATER_FEATURE_LOG_DISK_MB",
+        1000,
+        "megabytes of served vectors that may wait on disk to become files of a feature log; what "
+        "is beyond is not logged, and counted",
     )
     drift_seconds: float = _setting(
         "HEADWATER_DRIFT_SECONDS",

@@ -15,7 +15,9 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from headwater.arrow import TIMESTAMP, arrow_type
+from headwater import arrow
+from headwater.arrow import TIMESTAMP, arrow_type, key_type
+from headwater.online.arrays import feature_array
 from headwater.online.columns import STATUS_NAMES, ViewColumns
 from service.answer import to_json
 from service.requests import FeaturePlan
@@ -57,7 +59,7 @@ def stream(
         else:
             read = plan.reads[output.read]
             kind = types[output.read][read.features[output.at]]
-            array, codes = feature_array(found[output.read], output.at, kind, n)
+            array, codes = feature_array(found[output.read], output.at, kind, n, array_of)
         columns[output.name] = array
         key = codes.tobytes()
         if key not in statuses:
@@ -75,33 +77,20 @@ def stream(
     return data
 
 
-def feature_array(found: ViewColumns, at: int, kind: str, n: int) -> tuple[pa.Array, Any]:
-    """One feature of n entities, null where it is not PRESENT, and the codes of its statuses."""
-    codes = np.zeros(n, np.int8) if found.status is None else found.status[at].astype(np.int8)
-    if at in found.lists:
-        return array_of(found.lists[at], kind), codes
-    block = next(block for block in found.blocks if at in block.at)
-    numbers = block.numbers[block.at.index(at)]
-    mask = None if found.status is None else codes != 0
-    array = pa.array(numbers, mask=mask, from_pandas=False)
-    target = arrow_type(kind)
-    return array if array.type == target else array.cast(target, safe=False), codes
-
-
 def array_of(values: list[Any], kind: str) -> pa.Array:
     """Plain values of a Feast value type; what Arrow has no type for is JSON in a text."""
+    return arrow.array_of(texts_of(values, kind), kind)
+
+
+def texts_of(values: list[Any], kind: str) -> list[Any]:
+    """Values of a type that Arrow has none for as texts; others as they are."""
     target = arrow_type(kind)
-    if pa.types.is_timestamp(target):
-        return pa.array(values, pa.int64()).cast(target)
-    if pa.types.is_list(target):
+    if target == pa.string():
+        return [_text(v, kind) for v in values]
+    if pa.types.is_list(target) and target.value_type == pa.string():
         inner = kind.rsplit("_", 1)[0]
-        if pa.types.is_timestamp(target.value_type):
-            return pa.array(values, pa.list_(pa.int64())).cast(target)
-        if target.value_type == pa.string():
-            values = [None if v is None else [_text(one, inner) for one in v] for v in values]
-    elif target == pa.string():
-        values = [_text(v, kind) for v in values]
-    return pa.array(values, target)
+        return [None if v is None else [_text(one, inner) for one in v] for v in values]
+    return values
 
 
 def _text(value: Any, kind: str) -> str | None:
@@ -109,8 +98,3 @@ def _text(value: Any, kind: str) -> str | None:
         return value
     made = to_json(value, kind)
     return made if isinstance(made, str) else orjson.dumps(made).decode()
-
-
-def key_type(kind: str) -> pa.DataType:
-    """A key's Arrow type; a timestamp is a number, as in requests."""
-    return pa.int64() if kind == "UNIX_TIMESTAMP" else arrow_type(kind)

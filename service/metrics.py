@@ -285,7 +285,7 @@ class Metrics:
         )
         self.logged = _Counters(
             s, "logged_vectors",
-            "Vectors for the feature log: written, dropped (the queue was full), failed",
+            "Vectors for the feature log: written, dropped (there was no room), failed",
             ["outcome"],
         )  # fmt: skip
         for outcome in ("written", "dropped", "failed"):

@@ -20,7 +20,7 @@ from service.answer import Run
 from service.budgets import Budgets, Clocks
 from service.feature_log import Recorder
 from service.found import Found, Replaced
-from service.log_columns import LogColumns
+from service.log_records import LogRecords
 from service.metrics import Metrics, Tally
 from service.on_demand import compute
 from service.requests import KEY_READERS, FeaturePlan, check_columns
@@ -35,7 +35,7 @@ class Prepared:
     """Answers requests for one set of features."""
 
     def __init__(
-        self, plan: FeaturePlan, metrics: Metrics, max_entities: int, log: LogColumns,
+        self, plan: FeaturePlan, metrics: Metrics, max_entities: int, log: LogRecords,
         clocks: Clocks, recorder: Recorder | None = None, service: str = "",
     ) -> None:  # fmt: skip
         self.plan, self._limit = plan, max_entities

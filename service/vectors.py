@@ -24,7 +24,7 @@ from service.access import ANONYMOUS
 from service.arrow import MEDIA_TYPE, stream
 from service.budgets import Clocks, PastObjectiveError
 from service.feature_log import FeatureLogs
-from service.log_columns import LogColumns
+from service.log_records import LogRecords
 from service.metrics import Metrics
 from service.prepared import Prepared
 from service.replies import Reply, failed, refused
@@ -137,11 +137,11 @@ class Vectors:
                 self._logs.retire()
                 self._plans.clear()
             catalog = self.planner.catalog
-            columns = LogColumns(catalog, service or "", plan)
-            recorder = self._logs.recorder(catalog, service or "", columns, plan.reads)
+            records = LogRecords(catalog, service or "", plan)
+            recorder = self._logs.recorder(catalog, service or "", records, plan.reads)
             limit = self._settings.max_entities
             found = Prepared(
-                plan, self._metrics, limit, columns, self.clocks, recorder, service or ""
+                plan, self._metrics, limit, records, self.clocks, recorder, service or ""
             )
             self._plans[key] = found
         return found

@@ -14,6 +14,8 @@ from headwater import catalog_cache
 from headwater.catalog import Catalog
 from headwater.errors import HeadwaterError, StoreUnavailableError
 from headwater.offline.feature_log import FeatureLog
+from headwater.offline.log_segments import first_us, folder_of, names
+from headwater.offline.log_writer import left_over
 from headwater.offline.verify import Report, counters, logs_of, utc, verify
 from headwater.online import verified
 from headwater.online.connect import Client, connect
@@ -58,9 +60,9 @@ class Verifier:
         """Raises HeadwaterError where a log or a source cannot be read."""
         start = time.monotonic()
         catalog = self._catalog()
-        logs = [FeatureLog(path) for path in self.paths] or logs_of(
-            catalog, self.settings.feature_log, self.service
-        )
+        logs = self._logs(catalog)
+        for log in logs:
+            left_over(folder_of(log.path))
         report = verify(catalog, logs, since_us, until_us, self.skew, progress)
         return Run(report, since_us, until_us, time.monotonic() - start, time.time())
 
@@ -81,8 +83,8 @@ class Verifier:
         behind = 2 * self.settings.feature_log_seconds + 5 * self.settings.log_flush_seconds
         since_us: int | None = None
         while True:
-            until_us = round((time.time() - behind) * 1e6)
             try:
+                until_us = self._in_files(round((time.time() - behind) * 1e6))
                 if since_us is None:
                     last = verified.reached(self._redis(), self._project, self._scope)
                     since_us = until_us - round(every_seconds * 1e6) if last is None else last + 1
@@ -95,6 +97,20 @@ class Verifier:
             except HeadwaterError as error:
                 console.print(f"[yellow]warning[/] not verified, is tried again: {error}")
             time.sleep(every_seconds)
+
+    def _logs(self, catalog: Catalog) -> list[FeatureLog]:
+        return [FeatureLog(path) for path in self.paths] or logs_of(
+            catalog, self.settings.feature_log, self.service
+        )
+
+    def _in_files(self, until_us: int) -> int:
+        """The time, or an earlier one up to which all vectors are in files: on a machine that is
+        busy, the service's writer may be behind."""
+        for log in self._logs(self._catalog()):
+            left_over(folder_of(log.path))
+            for segment in names(folder_of(log.path)):
+                until_us = min(until_us, first_us(segment))
+        return until_us
 
     @property
     def _scope(self) -> str:

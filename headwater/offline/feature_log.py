@@ -14,10 +14,11 @@ enforces an objective, says of which vectors its values were replaced.
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -36,7 +37,8 @@ CATALOG, WHOLE = "__catalog", "__whole"
 STATUS_CODES = (1, 2, 3, 4)
 _METADATA = b"headwater"
 _NAME = re.compile(r"(\d{8}T\d{6}\.\d{6})-[0-9a-f]+\.parquet")
-_TIME = "%Y%m%dT%H%M%S.%f"
+#: How names of files begin.
+TIME_FORMAT = "%Y%m%dT%H%M%S.%f"
 
 #: view -> [(topic, partition, the offset before which all events were in the state)].
 Whole = dict[str, list[tuple[str, int, int]]]
@@ -145,18 +147,19 @@ class FeatureLog:
     def __init__(self, path: str, endpoint: str = "") -> None:
         self.path, self._endpoint = path, endpoint
 
-    def write(self, plan: LogPlan, table: pa.Table, wholes: Sequence[Whole]) -> None:
-        """Add vectors as a file, whole or not at all. Raises OSError where the store fails."""
+    def write(
+        self, plan: LogPlan, table: pa.Table, wholes: Sequence[Whole], name: str = ""
+    ) -> None:
+        """Add vectors as a file, whole or not at all. Raises OSError where the store fails.
+
+        name: a time before which none of them was served (`TIME_FORMAT`), and hex digits of its
+        own; a file of the same name is replaced. Without one it is made up.
+        """
         data = msgspec.json.encode(_FileData(plan, list(wholes)))
         table = table.replace_schema_metadata({_METADATA: data})
-        first = pc.min(table[LOG_TIME]).cast(pa.int64()).as_py()
         store, folder = open_target(self.path, self._endpoint)
-        name = datetime.fromtimestamp(first / 1e6, UTC).strftime(_TIME)
-        repeated = [f.name for f in table.schema if not pa.types.is_floating(f.type)]
-        write_file(
-            table, store, f"{folder}/{name}-{uuid.uuid4().hex[:12]}.parquet",
-            use_dictionary=repeated, compression="snappy",
-        )  # fmt: skip
+        name = name or new_name(pc.min(table[LOG_TIME]).cast(pa.int64()).as_py())
+        write_file(table, store, f"{folder}/{name}.parquet", **_cheaply(table.schema))
 
     def read(
         self, since_us: int | None = None, until_us: int | None = None, rows: int = 500_000
@@ -219,9 +222,49 @@ class FeatureLog:
             name = _NAME.fullmatch(info.base_name)
             if name is None:
                 continue
-            first = datetime.strptime(name[1], _TIME).replace(tzinfo=UTC).timestamp() * 1e6
+            first = datetime.strptime(name[1], TIME_FORMAT).replace(tzinfo=UTC).timestamp() * 1e6
             if until_us is None or first <= until_us + 1:
                 yield store, info
+
+
+def new_name(first_us: int) -> str:
+    """A name for vectors of which none was served before a time."""
+    time = datetime.fromtimestamp(first_us / 1e6, UTC).strftime(TIME_FORMAT)
+    return f"{time}-{secrets.token_hex(6)}"
+
+
+def _cheaply(schema: pa.Schema) -> dict[str, Any]:
+    """How Parquet is written: by what costs least for what a column holds.
+
+    Floating numbers hardly repeat, so that a dictionary or compression would only look for what is
+    not there; times differ by little; whole numbers are small; all else repeats. Nobody asks for
+    statistics of features.
+    """
+    leaves = {path: kind for field in schema for path, kind in _leaves(field.name, field.type)}
+    floats = {path for path, kind in leaves.items() if pa.types.is_floating(kind)}
+    times = {path for path, kind in leaves.items() if pa.types.is_timestamp(kind)}
+    whole = {path for path, kind in leaves.items() if pa.types.is_int64(kind)}
+    features = {name for name in schema.names if f"{name}__status" in schema.names}
+    known = {f"{name}{more}" for name in features for more in ("", "__timestamp", "__status")}
+    return {
+        "use_dictionary": [path for path in leaves if path not in floats | times | whole],
+        "column_encoding": dict.fromkeys(times, "DELTA_BINARY_PACKED"),
+        "compression": {path: "none" if path in floats | times else "snappy" for path in leaves},
+        "write_statistics": [path for path in leaves if path.partition(".")[0] not in known],
+    }
+
+
+def _leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+    """Parquet's columns of a column of Arrow's."""
+    if pa.types.is_list(kind):
+        yield from _leaves(f"{path}.list.element", kind.value_type)
+    elif pa.types.is_struct(kind):
+        for field in kind:
+            yield from _leaves(f"{path}.{field.name}", field.type)
+    elif pa.types.is_dictionary(kind):
+        yield path, kind.value_type
+    else:
+        yield path, kind
 
 
 def named_logs(catalog: Catalog, root: str) -> dict[str, FeatureLog]:

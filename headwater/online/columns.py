@@ -327,3 +327,5 @@ def warm() -> None:
     count = AggregationPlan("n", "", "count", None, 1)
     windowed = ViewPlan("", "window", (), (FieldPlan("n", "INT64"),), aggregations=(count,))
     columns_of(ViewReader("", windowed), ["n"]).read([None, WINDOW_HEADER], 1)
+    words, sizes = WindowProgram.joined([WINDOW_HEADER])
+    read_kernels.section_origins(words, sizes, 0, np.zeros(len(sizes) + 2, np.int64))

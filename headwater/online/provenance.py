@@ -6,7 +6,7 @@ what a window was computed from; a row is named by its event time and its versio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from headwater import read_kernels as kernels
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import StreamSourcePlan, ViewPlan
 from headwater.codec import WINDOW_HEADER
+from headwater.kernels import HEADER
 from headwater.online.columns import Joined
 from headwater.windows import WindowProgram, source_id
 
@@ -33,8 +34,8 @@ ROW_TYPE = pa.struct(
 WINDOW_TYPE = pa.list_(
     pa.struct([("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())])
 )
-#: Bytes that are looked through at once: what is copied for it should stay in the cache.
-_PIECE = 1 << 17
+#: No packed row has what it was made of beyond its first bytes (`headwater.codec`).
+_ROW_HEAD = 32
 _HEADER = int.from_bytes(WINDOW_HEADER, "little", signed=True)
 
 
@@ -42,6 +43,17 @@ def source_ids(stream: StreamSourcePlan, partitions: int) -> dict[int, tuple[str
     """`windows.source_id` -> (topic, partition), of a source's first partitions and its history."""
     found = {source_id(t, p): (t, p) for t in stream.topics for p in range(partitions)}
     return {source_id(*HISTORY): HISTORY, **found}
+
+
+class Origins(NamedTuple):
+    """What several values of Redis were made of, as bytes.
+
+    Windows: as `kernels.section_origins` puts it out. Rows: one behind the other, or their heads,
+    and how many bytes each has: [n] int64, or one number where all are alike.
+    """
+
+    data: bytes | memoryview
+    sizes: int | bytes | memoryview
 
 
 class Provenance:
@@ -62,11 +74,34 @@ class Provenance:
 
     def column(self, data: Sequence[bytes | None]) -> pa.Array:
         """What each of n values of Redis was made of: WINDOW_TYPE or ROW_TYPE, null for none."""
-        return self.column_of([self.joined(data)])
+        return self.column_of([self.origins(data)], [len(data)])
 
-    def column_of(self, parts: Iterable[Joined]) -> pa.Array:
-        """The same of values in several pieces, in their order."""
-        return self._windows(parts) if self._view.kind == "window" else self._rows(parts)
+    def column_of(self, parts: Sequence[Origins], sizes: Sequence[int]) -> pa.Array:
+        """The same of several requests' values, in their order; sizes: how many each has."""
+        if self._view.kind == "window":
+            return self._windows(_sections(parts, sizes))
+        return self._rows(*self._origins(parts, sizes))
+
+    def origins(self, data: Sequence[bytes | None], joined: Joined | None = None) -> Origins:
+        """What is to be kept of values of Redis to tell later what they were made of.
+
+        joined: the same values, where they were joined to be read.
+        """
+        if self._view.kind == "window":
+            words, counts = joined if joined is not None else WindowProgram.joined(data)
+            # A section is a word and no less than HEADER more.
+            out = np.empty(len(data) + 2 * (len(words) // (HEADER + 1)), np.int64)
+            used = kernels.section_origins(words, counts, _HEADER, out)
+            return Origins(out[:used].data, 0)
+        if joined is None:
+            kept = [value if value and len(value) >= 12 else b"" for value in data]
+            return Origins(b"".join(kept), np.array([len(value) for value in kept], np.int64).data)
+        if isinstance(joined.sizes, np.ndarray):
+            return Origins(joined.data.data, joined.sizes.data)
+        if joined.sizes <= _ROW_HEAD:
+            return Origins(joined.data, joined.sizes)
+        heads = np.ndarray(len(data), f"V{_ROW_HEAD}", joined.data, strides=(joined.sizes,))
+        return Origins(heads.tobytes(), _ROW_HEAD)
 
     def describe(self, data: Sequence[bytes | None]) -> dict[str, Any]:
         """The same for an answer in JSON, column by column.
@@ -76,22 +111,25 @@ class Provenance:
         `partitions`, `offsets`; `readable` where any is not.
         """
         if self._view.kind == "window":
-            at, source, offset = (part.tolist() for part in self._sections([self.joined(data)]))
+            found = _sections([self.origins(data)], [len(data)])
+            at, source, offset = (part.tolist() for part in found)
             names = [self._name(number) for number in source]
             return {
                 "offsets": [
                     dict(zip(names[a:b], offset[a:b], strict=True)) for a, b in pairwise(at)
                 ]
             }
-        _, (event, created, partition, offset), state = self._origins([self.joined(data)])
-        found: dict[str, Any] = {"event_timestamps": event.view("datetime64[us]")}
+        _, (event, created, partition, offset), state = self._origins(
+            [self.origins(data)], [len(data)]
+        )
+        shown: dict[str, Any] = {"event_timestamps": event.view("datetime64[us]")}
         if (state & 2).any():
-            found["created_timestamps"] = created.view("datetime64[us]")
+            shown["created_timestamps"] = created.view("datetime64[us]")
         if (state & 4).any():
-            found |= {"partitions": partition, "offsets": offset}
+            shown |= {"partitions": partition, "offsets": offset}
         if not (state & 1 | (event == 0)).all():
-            found["readable"] = (state & 1).astype(np.bool_)
-        return found
+            shown["readable"] = (state & 1).astype(np.bool_)
+        return shown
 
     def _name(self, source: int) -> str:
         name = self._names.get(source)
@@ -102,54 +140,37 @@ class Provenance:
             name = self._names[source] = f"{topic}-{source & 0xFFFF}" if topic else "history"
         return name
 
-    def joined(self, data: Sequence[bytes | None]) -> Joined:
-        """Values of Redis put together, as `column_of` takes them."""
-        if self._view.kind == "window":
-            return Joined(*WindowProgram.joined(data))
-        kept = [value if value and len(value) >= 12 else b"" for value in data]
-        return Joined(b"".join(kept), np.array([len(value) for value in kept], np.int64))
-
-    def _origins(self, parts: Iterable[Joined]) -> tuple[Int64, Int64, NDArray[np.uint8]]:
+    def _origins(
+        self, parts: Sequence[Origins], counts: Sequence[int]
+    ) -> tuple[Int64, Int64, NDArray[np.uint8]]:
         """Sizes [n], numbers [4, n] and state [n] of rows, as `kernels.row_origins` has them."""
-        found = []
-        for data, sizes in _together(parts, np.uint8):
-            numbers = np.zeros((4, len(sizes)), np.int64)
-            state = np.zeros(len(sizes), np.uint8)
-            kernels.row_origins(data, sizes, self._fingerprint, numbers, state)
-            found.append((sizes, numbers, state))
-        return (
-            np.concatenate([sizes for sizes, _, _ in found]),
-            np.concatenate([numbers for _, numbers, _ in found], 1),
-            np.concatenate([state for _, _, state in found]),
-        )
+        data = np.frombuffer(b"".join([part.data for part in parts]), np.uint8)
+        sizes = np.concatenate(
+            [
+                np.full(n, part.sizes) if isinstance(part.sizes, int)
+                else np.frombuffer(part.sizes, np.int64)
+                for part, n in zip(parts, counts, strict=True)
+            ]
+        )  # fmt: skip
+        numbers = np.zeros((4, len(sizes)), np.int64)
+        state = np.zeros(len(sizes), np.uint8)
+        kernels.row_origins(data, sizes, self._fingerprint, numbers, state)
+        return sizes, numbers, state
 
-    def _sections(self, parts: Iterable[Joined]) -> Sections:
-        found = []
-        for words, sizes in _together(parts, np.int64):
-            at = np.zeros(len(sizes) + 1, np.int64)
-            most = kernels.count_sections(words, sizes, _HEADER, at)
-            source, offset = np.empty(most, np.int64), np.empty(most, np.int64)
-            kernels.read_sections(words, sizes, at, source, offset)
-            found.append((np.diff(at), source, offset))
-        counts, source, offset = (np.concatenate(of) for of in zip(*found, strict=True))
-        at = np.zeros(len(counts) + 1, np.int64)
-        np.cumsum(counts, out=at[1:])
-        return Sections(at, source, offset)
-
-    def _windows(self, parts: Iterable[Joined]) -> pa.Array:
-        at, source, offset = self._sections(parts)
+    def _windows(self, sections: Sections) -> pa.Array:
+        at, source, offset = sections
         place = np.minimum(np.searchsorted(self._hashes, source >> 16), len(self._hashes) - 1)
         known = self._hashes[place] == source >> 16
         partition = (source & 0xFFFF).astype(np.int32)
         partition[partition == 0xFFFF] = -1
         topics = self._topics.take(pa.array(place, mask=~known))
-        sections = pa.StructArray.from_arrays(
+        rows = pa.StructArray.from_arrays(
             [topics, pa.array(partition), pa.array(offset)], fields=list(WINDOW_TYPE.value_type)
         )
-        return pa.ListArray.from_arrays(pa.array(at.astype(np.int32)), sections)
+        return pa.ListArray.from_arrays(pa.array(at.astype(np.int32)), rows)
 
-    def _rows(self, parts: Iterable[Joined]) -> pa.Array:
-        sizes, (event, created, partition, offset), state = self._origins(parts)
+    def _rows(self, sizes: Int64, numbers: Int64, state: NDArray[np.uint8]) -> pa.Array:
+        event, created, partition, offset = numbers
         dated, placed = state & 2 > 0, state & 4 > 0
         return pa.StructArray.from_arrays(
             [
@@ -161,33 +182,16 @@ class Provenance:
         )  # fmt: skip
 
 
-def _together(parts: Iterable[Joined], kind: type[Any]) -> Iterator[tuple[Any, Int64]]:
-    """Small pieces together, so that there are few of them, and large ones alone.
-
-    Yields values one behind the other, in units of `kind`, and how many units each has.
-    """
-    held: list[Any] = []
-    sizes: list[Int64] = []
-    waiting = 0
-    for data, size in parts:
-        one = data if isinstance(data, np.ndarray) else np.frombuffer(data, kind)
-        held.append(one)
-        sizes.append(size if isinstance(size, np.ndarray) else np.full(len(one) // size, size))
-        waiting += one.nbytes
-        if waiting >= _PIECE:
-            yield _joined(held), _joined(sizes)
-            held, sizes, waiting = [], [], 0
-    if held:
-        yield _joined(held), _joined(sizes)
-
-
-def _joined(arrays: list[Any]) -> Any:
-    if len(arrays) == 1:
-        return arrays[0]
-    together = np.concatenate(arrays)
-    # As bytes are: the compiled loops are not made for both.
-    together.flags.writeable = arrays[0].flags.writeable
-    return together
+def _sections(parts: Sequence[Origins], sizes: Sequence[int]) -> Sections:
+    counts, pairs = [], []
+    for part, n in zip(parts, sizes, strict=True):
+        words = np.frombuffer(part.data, np.int64)
+        counts.append(words[:n])
+        pairs.append(words[n:])
+    at = np.zeros(sum(sizes) + 1, np.int64)
+    np.cumsum(np.concatenate(counts), out=at[1:])
+    source, offset = np.concatenate(pairs).reshape(-1, 2).T
+    return Sections(at, source, np.ascontiguousarray(offset))
 
 
 class Sections(NamedTuple):

@@ -1,18 +1,25 @@
-"""What the feature log and provenance cost: request rates, one after the other on one Redis server.
+"""What the feature log and provenance cost: request rates side by side on one Redis server.
 
-Off, one request in a hundred, every request, and provenance in every answer. Needs `wrk`. Writes
-`bench/feature_log.json` and `feature_log.md`.
+Off, one request in a hundred, every request, and provenance in every answer: in turns of some
+seconds, each round in another order, since the machine's speed drifts; what a mode's rate is to
+that without a log is the median over the rounds. Beside it the processor time a request, of the
+service and of the log's writer, and how long after the load the writer had all in files. Needs
+`wrk`. Writes `bench/feature_log.json` and `feature_log.md`.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -23,6 +30,18 @@ from tests.benchmarks.serving import load, servers
 OUT = Path("bench")
 SHAPES = [("1x30", 1, 16), ("100x30", 100, 8)]
 MODES = ("off", "1 %", "all", "in the answer")
+#: A file appears after so long at the latest.
+FILE_SECONDS = 1.0
+
+
+class Turn(NamedTuple):
+    """One load: its rate, processor microseconds a request, seconds until all was in files."""
+
+    rate: float
+    p99_ms: float
+    service_us: float
+    writer_us: float
+    behind: float
 
 
 def main() -> None:
@@ -30,11 +49,12 @@ def main() -> None:
     parser.add_argument("--entities", type=int, default=10_000)
     parser.add_argument("--events", type=int, default=30, help="events an entity in the windows")
     parser.add_argument("--seconds", type=int, default=4)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--modes", nargs="*", default=list(MODES))
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.seconds, arguments.runs = 2, 3
+        arguments.seconds, arguments.runs = 2, 5
     warm()
     server = LocalRedis()
     server.start()
@@ -56,42 +76,89 @@ def measure(stack: ExitStack, folder: Path, url: str, arguments: Any) -> dict[st
     for mode, sample in (("1 %", "0.01"), ("all", "1")):
         settings = {"HEADWATER_FEATURE_LOG": str(folder / mode),
                     "HEADWATER_FEATURE_LOG_SAMPLE": sample,
-                    "HEADWATER_FEATURE_LOG_SECONDS": "2"}  # fmt: skip
+                    "HEADWATER_FEATURE_LOG_SECONDS": str(FILE_SECONDS)}  # fmt: skip
         running[mode] = stack.enter_context(servers.headwater(repo, url, **settings))
     found: dict[str, Any] = {"at": servers.stamp(), **vars(arguments), "rates": {}}
+    chance = random.Random(1)
     for name, features in (("rows", servers.ROW_FEATURES), ("windows", windows)):
         for shape, n, connections in SHAPES:
-            rates: dict[str, list[load.Load]] = {mode: [] for mode in MODES}
-            # In turns, since the machine's speed drifts.
+            turns: dict[str, list[Turn]] = {mode: [] for mode in arguments.modes}
             for _ in range(arguments.runs + 1):
-                for mode in MODES:
+                for mode in chance.sample(arguments.modes, len(arguments.modes)):
                     more = {"provenance": True} if mode == "in the answer" else {}
-                    rates[mode].append(
-                        load.run(running[mode].url, features, n, arguments.entities, connections,
-                                 arguments.seconds, None, **more)
-                    )  # fmt: skip
+                    ask = (features, n, arguments.entities, connections, arguments.seconds)
+                    turns[mode].append(turn(running[mode], folder / mode, ask, more))
             found["rates"][f"{name} {shape}"] = {
                 mode: {
-                    "rate": statistics.median(run.rate for run in runs[1:]),
-                    "best": max(run.rate for run in runs[1:]),
-                    "p99_ms": statistics.median(run.p99_ms for run in runs[1:]),
+                    "rate": statistics.median(t.rate for t in of[1:]),
+                    "to_off": statistics.median(
+                        t.rate / off.rate for t, off in zip(of[1:], turns["off"][1:], strict=True)
+                    ),
+                    **{
+                        what: statistics.median(getattr(t, what) for t in of[1:])
+                        for what in ("p99_ms", "service_us", "writer_us", "behind")
+                    },
                 }
-                for mode, runs in rates.items()
+                for mode, of in turns.items()
             }
+    found["vectors"] = {
+        mode: {kind: _logged(running[mode].url, kind) for kind in ("written", "dropped", "failed")}
+        for mode in ("1 %", "all")
+    }
     return found
+
+
+def turn(running: servers.Running, log: Path, ask: Any, more: dict[str, Any]) -> Turn:
+    """One load, and then the wait until nothing of it is left to do."""
+    features, n, entities, connections, seconds = ask
+    before = _used(running.pid)
+    run = load.run(running.url, features, n, entities, connections, seconds, None, **more)
+    loaded = _used(running.pid)
+    start = time.monotonic()
+    while any(log.rglob("*.segment")):
+        time.sleep(0.02)
+    behind = time.monotonic() - start
+    requests = run.rate * seconds
+    return Turn(
+        run.rate, run.p99_ms, (loaded[0] - before[0]) / requests * 1e6,
+        (_used(running.pid)[1] - before[1]) / requests * 1e6, behind,
+    )  # fmt: skip
+
+
+def _used(pid: int) -> tuple[float, float]:
+    """Seconds of the processor that a service has used, and its children."""
+    process = psutil.Process(pid)
+
+    def of(one: psutil.Process) -> float:
+        times = one.cpu_times()
+        return float(times.user + times.system)
+
+    return of(process), sum(of(child) for child in process.children())
+
+
+def _logged(url: str, outcome: str) -> float:
+    import re
+    import urllib.request
+
+    text = urllib.request.urlopen(f"{url}/metrics").read().decode()
+    found = re.search(rf'logged_vectors_total{{outcome="{outcome}"}} (\S+)', text)
+    return float(found[1]) if found else 0.0
 
 
 def markdown(found: dict[str, Any]) -> str:
     lines = [
-        f"Measured {found['at']}; medians of {found['runs']} runs of {found['seconds']} s.", "",
-        "| request | log | requests/s | to off | best | p99 ms |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"Measured {found['at']}; medians of {found['runs']} runs of {found['seconds']} s. "
+        f"Vectors: {found['vectors']}.", "",
+        "| request | log | requests/s | to off | p99 ms | service µs/request | writer µs/request | "
+        "in files after s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for request, modes in found["rates"].items():
         for mode, f in modes.items():
             lines.append(
-                f"| {request} | {mode} | {f['rate']:,.0f} | "
-                f"{f['rate'] / modes['off']['rate']:.3f} | {f['best']:,.0f} | {f['p99_ms']:.2f} |"
+                f"| {request} | {mode} | {f['rate']:,.0f} | {f['to_off']:.3f} | "
+                f"{f['p99_ms']:.2f} | {f['service_us']:.0f} | {f['writer_us']:.0f} | "
+                f"{f['behind']:.1f} |"
             )
     return "\n".join(lines) + "\n"
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import base64
 import json
 import re
+import struct
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from headwater.offline.feature_log import FeatureLog, Part
+from headwater.offline.log_segments import first_us, folder_of, names
+from headwater.offline.log_writer import left_over
+from service.feature_log import TURN_SECONDS
 from tests.serving import project
 from tests.serving.server import Running, serve, until
 
@@ -189,3 +194,105 @@ def test_a_range_of_the_log_is_read(running: Running, repo: Path) -> None:
     late = sum(part.table.num_rows for part in log.read(since_us=middle + 1))
     assert early + late == len(times)
     assert 0 < early < len(times)
+
+
+# -- what is killed --------------------------------------------------------------------------------
+
+
+def writer_of(running: Running) -> psutil.Process:
+    """The service's process that makes files of segments, which starts with the first of them."""
+    found: list[psutil.Process] = []
+
+    def there() -> bool:
+        children = psutil.Process(running.process.pid).children()
+        found[:] = [p for p in children if "headwater.offline.log_writer" in p.cmdline()]
+        return bool(found)
+
+    until(there)
+    return found[0]
+
+
+def users(folder: Path) -> list[int]:
+    """The users of all logged vectors, in order."""
+    parts = FeatureLog(str(folder)).read() if folder.exists() else ()
+    return sorted(u for part in parts for u in part.table["user_id"].to_pylist())
+
+
+def test_what_a_killed_service_served_is_in_the_log_once(repo: Path, redis_url: str) -> None:
+    folder = repo / "killed" / "features"
+    settings = {"HEADWATER_FEATURE_LOG": str(repo / "killed"),
+                "HEADWATER_FEATURE_LOG_SECONDS": "600"}  # fmt: skip
+    with serve(repo, redis_url, **settings) as server:
+        server.features(["numbers:i64"], {"user_id": [1, 2]})
+        server.features(["numbers:i64"], {"user_id": [3]})
+        until(lambda: sum(s.stat().st_size for s in names(folder_of(str(folder)))) > 0)
+        time.sleep(2 * TURN_SECONDS)
+        server.process.kill()
+        server.process.wait()
+    assert users(folder) == []
+    (segment,) = names(folder_of(str(folder)))
+    assert first_us(segment) < time.time_ns() // 1000
+    with segment.open("ab") as file:  # a kill in the midst of writing
+        file.write(struct.pack("<IB", 1000, 2) + b"half of it")
+    (done,) = left_over(folder_of(str(folder)))
+    assert (done.written, done.failed) == (3, 0)
+    assert users(folder) == [1, 2, 3]
+    assert left_over(folder_of(str(folder))) == []
+
+
+def test_a_writer_ends_what_its_killed_service_left(repo: Path, redis_url: str) -> None:
+    folder = repo / "ended" / "features"
+    settings = {"HEADWATER_FEATURE_LOG": str(repo / "ended"),
+                "HEADWATER_FEATURE_LOG_SECONDS": "3"}  # fmt: skip
+    with serve(repo, redis_url, **settings) as server:
+        server.features(["numbers:i64"], {"user_id": [1]})
+        until(lambda: users(folder) == [1])
+        server.features(["numbers:i64"], {"user_id": [2]})
+        until(lambda: bool(names(folder_of(str(folder)))))
+        time.sleep(TURN_SECONDS)
+        server.process.kill()
+        server.process.wait()
+        until(lambda: users(folder) == [1, 2])
+
+
+def test_vectors_are_logged_once_though_their_writer_is_killed(repo: Path, redis_url: str) -> None:
+    folder = repo / "restarted" / "features"
+    settings = {"HEADWATER_FEATURE_LOG": str(repo / "restarted"),
+                "HEADWATER_FEATURE_LOG_SECONDS": SECOND}  # fmt: skip
+    with serve(repo, redis_url, **settings) as server:
+        server.features(["numbers:i64"], {"user_id": [0]})
+        until(lambda: outcomes(server)["written"] == 1)
+        writer_of(server).suspend()
+        server.features(["numbers:i64"], {"user_id": [1, 2]})
+        until(lambda: bool(names(folder_of(str(folder)))))
+        writer_of(server).kill()
+        until(lambda: outcomes(server)["written"] == 3)
+        assert "writer ended" in server.log.read_text()
+    assert users(folder) == [0, 1, 2]
+
+
+def test_the_disk_holds_no_more_than_it_may(repo: Path, redis_url: str) -> None:
+    folder = repo / "bounded" / "features"
+    settings = {"HEADWATER_FEATURE_LOG": str(repo / "bounded"),
+                "HEADWATER_FEATURE_LOG_SECONDS": SECOND,
+                "HEADWATER_FEATURE_LOG_DISK_MB": "1"}  # fmt: skip
+    asked = {"user_id": list(range(1000))}
+    features = [f"doubles:{f}" for f in ("d0", "d1", "d2")]
+    with serve(repo, redis_url, **settings) as server:
+        server.features(features, {"user_id": [0]})
+        until(lambda: outcomes(server)["written"] == 1)
+        writer = writer_of(server)
+        writer.suspend()
+        sent = 0
+        for _ in range(60):
+            assert server.features(features, asked).status == 200
+            sent += 1
+            if outcomes(server).get("dropped"):
+                break
+            time.sleep(0.1)
+        assert outcomes(server)["dropped"] == 1000
+        writer.resume()
+        until(lambda: outcomes(server)["written"] == 1 + 1000 * (sent - 1))
+        assert not names(folder_of(str(folder)))
+        server.features(features, {"user_id": [7]})
+        until(lambda: outcomes(server)["written"] == 2 + 1000 * (sent - 1))

@@ -13,6 +13,7 @@ import yaml
 from headwater import cli
 from headwater.local.apache import KAFKA_VERSION
 from headwater.settings import Settings
+from tests.known_metrics import known_metrics
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -40,6 +41,30 @@ def test_every_setting_of_our_services_is_one_and_makes_sense(name: str) -> None
 def _watched(value: str) -> str:
     """As docker compose puts in what is set where COMPOSE_PROFILES is."""
     return re.sub(r"\$\{COMPOSE_PROFILES:\+(.*?)\}", r"\1", value)
+
+
+def test_what_is_served_is_logged_where_verify_looks_for_it() -> None:
+    command = SERVICES["verify"]["command"]
+    assert command[:2] == ["verify", "--every"]
+    assert float(command[2]) > 0
+    logs = [
+        SERVICES[name]["environment"]["HEADWATER_FEATURE_LOG"] for name in ("service", "verify")
+    ]
+    shared = [place.split(":")[1] for place in SERVICES["verify"]["volumes"]]
+    assert logs[0] == logs[1]
+    assert any(logs[0].startswith(f"{place}/") for place in shared)
+
+
+def test_what_verify_finds_is_scraped() -> None:
+    """It has no port: the service shows it, which every scrape configuration names."""
+    for name in ("prometheus.yml", "vmagent.yml"):
+        (job,) = [
+            job
+            for job in yaml.safe_load((ROOT / "monitoring" / name).read_text())["scrape_configs"]
+            if any("service" in at["names"] for at in job.get("dns_sd_configs", ()))
+        ]
+        assert job["dns_sd_configs"][0]["port"] == Settings().port
+    assert "featurestore_online_offline_mismatch" in {metric.name for metric in known_metrics()}
 
 
 def test_published_and_probed_ports_are_those_that_our_settings_default_to() -> None:

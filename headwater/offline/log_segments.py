@@ -1,0 +1,271 @@
+"""Segments of the feature log: vectors as they were answered, on disk at once and at little cost.
+
+A service appends what requests left to a segment, locked as long as it is written;
+`headwater.offline.log_writer` makes a Parquet file of each and removes it. A segment is frames,
+each its length, its kind and its bytes: first the head, then looks at the progress of the state and
+records of requests, as they came. What a killed service left unfinished at the end is left out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import hashlib
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from headwater.offline.feature_log import TIME_FORMAT, LogPlan, Whole, new_name
+
+#: In the folder of a feature log; readers of Parquet pass over names with a dot.
+FOLDER = ".segments"
+_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}-[0-9a-f]+\.segment")
+_FRAME = struct.Struct("<IB")
+_HEAD, _LOOK, _RECORDS = range(3)
+#: msgpack's array of so many.
+_ARRAY = struct.Struct(">BI")
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What a segment's vectors are, and the log that they go to.
+
+    read_us: the longest time between a read of the state and the answer.
+    """
+
+    plan: LogPlan
+    path: str
+    endpoint: str
+    read_us: int
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What Redis said about the plan's views at a time (wall clock, microseconds).
+
+    epoch: None where it did not answer.
+    """
+
+    at_us: int
+    epoch: bytes | None
+    whole: Whole
+
+
+class ReadRecord(msgspec.Struct, frozen=True, array_like=True):
+    """The columns of one read: `online.columns.ViewColumns` by its bytes.
+
+    blocks: positions, numpy's type, numbers. origins: `online.provenance.Origins`.
+    """
+
+    blocks: list[tuple[tuple[int, ...], str, bytes]]
+    lists: dict[int, list[Any]]
+    status: bytes | None
+    event_us: bytes
+    origins: tuple[bytes, int | bytes]
+
+
+class One(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A request for one entity: the cells of all reads' views (`service.single`), and the rows that
+    they were in."""
+
+    now_us: int
+    entities: dict[str, list[Any]]
+    cells: bytes
+    rows: list[bytes]
+
+    @property
+    def n(self) -> int:
+        return 1
+
+
+class Many(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Any other request.
+
+    reads: of each read of the plan. computed: the features of each on-demand view. replaced: by
+    read, of which entities a budget replaced the values.
+    """
+
+    now_us: int
+    n: int
+    entities: dict[str, list[Any]]
+    reads: list[ReadRecord]
+    computed: list[dict[str, list[Any]]]
+    replaced: dict[int, bytes]
+
+
+Record = One | Many
+
+
+def _plain(value: Any) -> Any:
+    """numpy's and pandas' values, which on-demand views may give, as Python's."""
+    for name in ("tolist", "isoformat"):
+        if hasattr(value, name):
+            return getattr(value, name)()
+    raise NotImplementedError(f"{type(value).__name__} cannot be logged")
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+_records = msgspec.msgpack.Decoder(list[Record])
+_looks = msgspec.msgpack.Decoder(Look)
+_head = msgspec.json.Decoder(Head)
+
+
+def packed(record: Record) -> bytes:
+    """A record as `Segment.append` takes it. Raises TypeError, ValueError or OverflowError where it
+    holds what cannot be written."""
+    return _encode(record)
+
+
+class Segment:
+    """A segment that is written. Raises OSError where the disk does not take it."""
+
+    def __init__(self, folder: Path, first_us: int, head: Head) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{new_name(first_us)}.segment"
+        # It has its name only when it is locked, so that nobody takes it for left over.
+        new = self.path.with_suffix(".new")
+        self._file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self.bytes = 0
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._add(_HEAD, msgspec.json.encode(head))
+            new.replace(self.path)
+        except OSError:
+            os.close(self._file)
+            new.unlink(missing_ok=True)
+            raise
+
+    def append(self, records: Sequence[bytes]) -> None:
+        self._add(_RECORDS, b"".join([_ARRAY.pack(0xDD, len(records)), *records]))
+
+    def look(self, look: Look) -> None:
+        self._add(_LOOK, _encode(look))
+
+    def _add(self, kind: int, body: bytes) -> None:
+        rest = memoryview(_FRAME.pack(len(body), kind) + body)
+        try:
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError:
+            os.ftruncate(self._file, self.bytes)  # what is behind half a frame could not be read
+            raise
+        self.bytes += _FRAME.size + len(body)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class Stored:
+    """What a segment holds."""
+
+    def __init__(self, data: bytes) -> None:
+        """Raises ValueError where it is none."""
+        self._looks: list[Look] = []
+        self._chunks: list[list[Record]] = []
+        head: Head | None = None
+        for kind, body in _frames(data):
+            if kind == _HEAD:
+                head = _head.decode(body)
+            elif kind == _LOOK:
+                self._looks.append(_looks.decode(body))
+            else:
+                self._chunks.append(_records.decode(body))
+        if head is None:
+            raise ValueError("the segment has no head")
+        self.head = head
+
+    def records(self) -> Iterator[tuple[list[Record], Whole | None]]:
+        """Records that came together, and how far the state was whole when they were read."""
+        for chunk in self._chunks:
+            times = [record.now_us for record in chunk]
+            yield chunk, between(self._looks, min(times), max(times), self.head.read_us)
+
+
+def between(looks: Sequence[Look], first_us: int, last_us: int, read_us: int) -> Whole | None:
+    """What was whole all the while that requests were answered from `first_us` to `last_us`.
+
+    Progress moves after the state is written: what it said before a request read the state was in
+    that state. A loss in between would make that untrue, so a look afterwards must say no less, and
+    be of the same epoch. None where that is not known.
+    """
+    before = next((x for x in reversed(looks) if x.at_us < first_us - read_us), None)
+    after = next((x for x in looks if x.at_us >= last_us), None)
+    if before is None or after is None:
+        return None
+    within = [x for x in looks if before.at_us <= x.at_us <= after.at_us]
+    if before.epoch is None or any(x.epoch != before.epoch for x in within):
+        return None
+    kept: Whole = {}
+    for view, places in before.whole.items():
+        later = {(t, p): at for t, p, at in after.whole.get(view, ())}
+        kept[view] = [(t, p, at) for t, p, at in places if later.get((t, p), at - 1) >= at]
+    return kept
+
+
+def _frames(data: bytes) -> Iterator[tuple[int, memoryview]]:
+    at, whole = 0, memoryview(data)
+    while at + _FRAME.size <= len(data):
+        size, kind = _FRAME.unpack_from(data, at)
+        at += _FRAME.size
+        if not size or at + size > len(data):
+            return
+        yield kind, whole[at : at + size]
+        at += size
+
+
+def folder_of(path: str) -> Path:
+    """Where the segments of a feature log lie: in its folder; of an object store's, on this
+    machine, in the folder for temporary files."""
+    if "://" not in path:
+        return Path(path) / FOLDER
+    name = hashlib.sha256(path.encode()).hexdigest()[:24]
+    return Path(tempfile.gettempdir()) / f"headwater-{getpass.getuser()}" / name
+
+
+def names(folder: Path) -> list[Path]:
+    """The segments in a folder, oldest first; also those that are being written."""
+    try:
+        return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def first_us(path: Path) -> int:
+    """A time before which none of a segment's vectors was served."""
+    time = datetime.strptime(path.name.partition("-")[0], TIME_FORMAT)
+    return int(time.replace(tzinfo=UTC).timestamp() * 1e6) - 1
+
+
+@contextmanager
+def taken(path: Path) -> Iterator[bytes | None]:
+    """A segment's bytes, while nobody else has it; None where it is gone or somebody has it."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        # Whoever had it before may have removed it.
+        with os.fdopen(os.dup(file), "rb") as held:
+            yield held.read() if os.fstat(file).st_nlink else None
+    finally:
+        os.close(file)
+
+
+def wholes_of(places: Mapping[Any, int], prefixes: Mapping[str, bytes]) -> Whole:
+    """What a look says of some views, by the prefixes of their keys."""
+    return {
+        view: [(p.topic, p.partition, at) for p, at in places.items() if p.prefix == own]
+        for view, own in prefixes.items()
+    }
