@@ -224,7 +224,10 @@ class FeatureLogs:
             self._awake.wait(TURN_SECONDS)
             self._awake.clear()
             self._process.ending = self._stopping
-            self._turn(0.0 if self._process.ending else self._settings.feature_log_seconds)
+            try:
+                self._turn(0.0 if self._process.ending else self._settings.feature_log_seconds)
+            except Exception:
+                logger.exception("the feature log goes on after a failure")
         for done in self._process.close():
             self._count(done)
 

@@ -9,7 +9,6 @@ records of requests, as they came. What a killed service left unfinished at the 
 from __future__ import annotations
 
 import fcntl
-import getpass
 import hashlib
 import os
 import re
@@ -130,7 +129,7 @@ class Segment:
         self.path = folder / f"{new_name(first_us)}.segment"
         # It has its name only when it is locked, so that nobody takes it for left over.
         new = self.path.with_suffix(".new")
-        self._file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         self.bytes = 0
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -225,7 +224,7 @@ def folder_of(path: str) -> Path:
     if "://" not in path:
         return Path(path) / FOLDER
     name = hashlib.sha256(path.encode()).hexdigest()[:24]
-    return Path(tempfile.gettempdir()) / f"headwater-{getpass.getuser()}" / name
+    return Path(tempfile.gettempdir()) / f"headwater-{os.getuid()}" / name
 
 
 def names(folder: Path) -> list[Path]:
