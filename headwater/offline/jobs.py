@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from headwater.catalog import Catalog
 from headwater.errors import HeadwaterError
+from headwater.gather import column_threads
 from headwater.offline.checks import stored_views
 from headwater.offline.frames import read_labels, spaced
 from headwater.offline.label_values import label_columns
@@ -164,18 +165,19 @@ class Job:
         target.mkdir()
         writer: pq.ParquetWriter | None = None
         names: list[str] = []
+        threads = column_threads()
         for at, table in self._chunks(labels, columns):
-            for name in table.column_names:
-                profile = profiles.setdefault(name, ColumnProfile(sketched=True))
-                for chunk in table[name].chunks:
-                    profile.add(chunk)
             if writer is None or (self.spec.rows_per_file and at % self.spec.rows_per_file == 0):
                 if writer is not None:
                     writer.close()
                 names.append(f"part-{len(names):05}.parquet")
-                writer = pq.ParquetWriter(target / names[-1], table.schema, compression="zstd",
-                                          compression_level=1)  # fmt: skip
-            writer.write_table(table)
+                writer = _writer(target / names[-1], table.schema)
+            # Both release the interpreter's lock for most of their time.
+            writing = threads.submit(writer.write_table, table)
+            some = [profiles.setdefault(name, ColumnProfile(sketched=True))
+                    for name in table.column_names]  # fmt: skip
+            list(threads.map(_add, some, table.columns))
+            writing.result()
             self._progress(table.num_rows)
         assert writer is not None  # noqa: S101 (there is at least one chunk, be it empty)
         writer.close()
@@ -239,6 +241,19 @@ class Job:
         labels = json.dumps(stamp(self.spec.entities))
         text = f"{self.spec.identity} {self.catalog.version} {labels} {stamps}"
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Floats are hardly ever few: to try a dictionary on them takes longer than to write them."""
+    few = [field.name for field in schema if not pa.types.is_floating(field.type)]
+    return pq.ParquetWriter(
+        path, schema, compression="zstd", compression_level=1, use_dictionary=few or False
+    )
+
+
+def _add(profile: ColumnProfile, column: pa.ChunkedArray) -> None:
+    for chunk in column.chunks:
+        profile.add(chunk)
 
 
 def read_set(out: Path) -> pa.Table:

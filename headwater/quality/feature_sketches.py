@@ -100,9 +100,10 @@ class FeatureSketch:
         if len(values):
             mean = float(values.mean())
             deviations = values - mean
+            values = np.sort(values)  # quicker than the sketch sorts them by and by
             self._add_moments(
-                len(values), mean, float(deviations @ deviations),
-                float(values.min()), float(values.max()),
+                len(values), mean, float(np.square(deviations).sum()),
+                float(values[0]), float(values[-1]),
             )  # fmt: skip
             self.numbers.update(values)
 
@@ -236,8 +237,9 @@ def merged(sketches: Iterable[FeatureSketch]) -> FeatureSketch | None:
 
 def sketch_column(column: pa.Array | pa.ChunkedArray) -> FeatureSketch:
     """The sketch of a whole column."""
-    hours = Hours(np.zeros(len(column), np.int64))
-    (made,) = hours.sketches(column).values() or [_empty(column.type)]
+    if not len(column):
+        return _empty(column.type)
+    (made,) = Hours(np.zeros(len(column), np.int64)).sketches(column).values()
     return made
 
 
@@ -270,7 +272,8 @@ class Hours:
         kind = kind_of(column.type)
         made = {hour: FeatureSketch(str(column.type), kind) for hour in self.at}
         if kind == "number":
-            values = column.cast(pa.float64(), safe=False).fill_null(np.nan)
+            values = column.cast(pa.float64(), safe=False)
+            values = values.fill_null(np.nan) if values.null_count else values
             self._add_numbers(made, values.to_numpy(zero_copy_only=False))
         elif kind == "category":
             self._add_categories(made, column)
@@ -291,9 +294,7 @@ class Hours:
         for hour, start, end in zip(self.at, self._starts, self._ends, strict=True):
             part = values[start:end]
             known = part if whole else part[finite[start:end]]
-            made[hour].add_numbers(
-                np.require(known, requirements=["C", "W"]), len(part) - len(known)
-            )
+            made[hour].add_numbers(known, len(part) - len(known))
 
     def _add_categories(self, made: dict[int, FeatureSketch], column: pa.Array) -> None:
         if pa.types.is_boolean(column.type):

@@ -108,6 +108,9 @@ def test_a_set_keeps_the_labels_order_and_leaves_a_manifest(catalog: Catalog, sp
     assert manifest["rows"] == 300
     assert manifest["null_counts"]["score"] == found["score"].null_count > 0
     assert manifest["profile"]["sum_6h"]["quantiles"]["0.5"] is not None
+    group = pq.read_metadata(spec.out).row_group(0)
+    written = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    assert written["note"].has_dictionary_page and not written["sum_6h"].has_dictionary_page
     assert manifest["sources"]["windows"][0]["delta_version"] == 0
     assert Manifest.read(Manifest.path(Path(spec.out))).data["id"] == manifest["id"]
     assert told[-1].state == "done"
