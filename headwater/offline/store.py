@@ -20,6 +20,7 @@ from feast.data_format import DeltaFormat
 from feast.data_source import DataSource
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_logging import LoggingConfig, LoggingSource
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.offline_stores.file_source import (
     FileLoggingDestination,
     FileSource,
@@ -177,7 +178,7 @@ class DuckDBOfflineStore(MonitoredOfflineStore):
             )  # fmt: skip
             keys = [JoinKeyPlan(n, "") for n in join_key_columns]
             rows = newest_of_each(scan, keys, _us(start_date), _us(end_date))
-            return _together(scan, columns, scan.pick(columns, rows))
+            return _keyed(_together(scan, columns, scan.pick(columns, rows)), join_key_columns)
 
         return DuckDBJob(run, False, [], None, config.repo_path)
 
@@ -199,7 +200,7 @@ class DuckDBOfflineStore(MonitoredOfflineStore):
             )  # fmt: skip
             scan.limit(_us(start_date), _us(end_date))
             inside = _within(scan.batches([*columns, EVENT]), start_date, end_date)
-            return _together(scan, columns, inside)
+            return _keyed(_together(scan, columns, inside), join_key_columns)
 
         return DuckDBJob(run, False, [], None, config.repo_path)
 
@@ -294,6 +295,13 @@ def _within(
 def _together(scan: Scan, columns: list[str], batches: Iterable[pa.RecordBatch]) -> pa.Table:
     found = [pa.Table.from_batches([batch.select(columns)]) for batch in batches]
     return pa.concat_tables(found, promote_options="permissive") if found else scan.table(columns)
+
+
+def _keyed(table: pa.Table, keys: list[str]) -> pa.Table:
+    """With the key that Feast gives a view without entities when it loads it online."""
+    if keys:
+        return table
+    return table.append_column(DUMMY_ENTITY_ID, pa.repeat(DUMMY_ENTITY_VAL, table.num_rows))
 
 
 def _pull(

@@ -247,6 +247,30 @@ def test_the_newest_row_of_each_entity_is_pulled_within_the_dates(store: Any) ->
     assert pull(T0 + HOUR) == [first[1], {"a": "1", "b": "12", "trips": 3}]
 
 
+@pytest.mark.parametrize("pull_latest", [False, True])
+def test_a_view_without_entities_is_materialized(
+    store: Any, tmp_path: Path, pull_latest: bool
+) -> None:
+    from feast import FeatureStore, FeatureView, Field, FileSource
+    from feast.repo_config import MaterializationConfig
+    from feast.types import Int64
+
+    rows = {"trips": [7, 8], "ts": pa.array([T0, T0 + HOUR], pa.timestamp("us", tz="UTC"))}
+    pq.write_table(pa.table(rows), tmp_path / "whole.parquet")
+    setting = MaterializationConfig(pull_latest_features=pull_latest)
+    feast = FeatureStore(config=store.config.model_copy(update={"materialization_config": setting}))
+    name = f"whole_{pull_latest}"
+    source = FileSource(name=name, path=str(tmp_path / "whole.parquet"), timestamp_field="ts")
+    view = FeatureView(
+        name=name, entities=[], schema=[Field(name="trips", dtype=Int64)], source=source
+    )
+    feast.apply([source, view])
+    feast.materialize(T0, T0, [name])
+    # Feast's SDK wants an entity in a request.
+    asked = feast.get_online_features([f"{name}:trips", "totals:total"], [{"a": "1", "b": "12"}])
+    assert asked.to_dict()["trips"] == [7]
+
+
 def test_feature_logs_are_written_as_files_of_a_folder(store: Any, tmp_path: Path) -> None:
     from feast.feature_logging import LoggingConfig
     from feast.infra.offline_stores.file_source import FileLoggingDestination
