@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,27 @@ def write(repo: Path) -> None:
 
 def problems(catalog: Catalog, repo: Path) -> list[tuple[str, Problem]]:
     """What the checks find, each with its "FILE:LINE" where that is known."""
-    found = check(catalog)
+    found = [*check(catalog), *_baselines(catalog, repo)]
     places = Definitions(repo) if found else None
     return [(places.at(p.kind, p.name, p.field) if places else "", p) for p in found]
+
+
+def _baselines(catalog: Catalog, repo: Path) -> Iterator[Problem]:
+    """Feature services whose baseline cannot be compared with."""
+    from headwater.offline.drift import BASELINE_TAG
+    from headwater.offline.manifest import Manifest
+
+    for service in catalog.services.values():
+        if tag := service.tags.get(BASELINE_TAG, ""):
+            try:
+                Manifest.read(repo / tag).sketches()
+            except HeadwaterError as error:
+                yield Problem(
+                    "feature service", service.name, "",
+                    f"its tag {BASELINE_TAG!r} names no baseline: {error}",
+                    "Make the training set first: `headwater training-set` writes its manifest "
+                    "beside it", True,
+                )  # fmt: skip
 
 
 def refuse_wrong(found: Iterable[tuple[str, Problem]]) -> None:

@@ -42,7 +42,7 @@ def check(catalog: Catalog) -> list[Problem]:
         found += _object("on-demand feature view", on_demand, VIEW_TAGS)
         found += _computed(on_demand)
     for service in catalog.services.values():
-        found += _object("feature service", service, {"owner"})
+        found += _object("feature service", service, {"owner", "baseline"})
     return found
 
 

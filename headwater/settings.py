@@ -191,6 +191,12 @@ class Settings:
         "how often the service has features compared with what they were; 0: never",
         ("a number of at least 0", lambda n: 0 <= n < math.inf),
     )
+    sketch_days: float = _setting(
+        "HEADWATER_SKETCH_DAYS",
+        400.0,
+        "how long the sketches of an hour are kept to be compared with; 0: for ever",
+        ("a number of at least 0", lambda n: 0 <= n < math.inf),
+    )
     alertmanager_url: str = _setting(
         "HEADWATER_ALERTMANAGER_URL",
         "",

@@ -18,6 +18,8 @@ from headwater.online import drift_status
 from headwater.online.writer import OnlineWriter
 
 logger = logging.getLogger("headwater.service")
+#: How often it is asked at most whether it is time to compare.
+_LOOK_SECONDS = 30.0
 
 
 def add(app: FastAPI, writer: Callable[[], OnlineWriter]) -> None:
@@ -55,11 +57,11 @@ def _narrowed(report: dict[str, Any], view: str, feature: str) -> dict[str, Any]
 
 async def keep_comparing(repo: Path, seconds: float, writer: Callable[[], OnlineWriter]) -> None:
     """Run `headwater drift --record` every so often, in a process of its own; of several services
-    of a project one at a time does."""
+    of a project one at a time does, also where none of them lives that long."""
     if not seconds:
         return
     while True:
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(min(seconds, _LOOK_SECONDS))
         try:
             store = writer()
             if await asyncio.to_thread(

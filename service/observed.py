@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -25,6 +26,10 @@ from service.metrics import PREFIX
 
 #: Time between two looks at Redis.
 LOOK_SECONDS = 1.0
+#: So many times the pause between two comparisons of features may take until there is a new one.
+DRIFT_PAUSES = 3
+#: When the service began; for all of its workers, which are forked from one process.
+STARTED = time.time()
 #: Checks of drift that have series of their own; alarms come first.
 DRIFT_CHECKS = 2_000
 
@@ -32,8 +37,13 @@ DRIFT_CHECKS = 2_000
 class Observed:
     """A collector for prometheus_client; `look` brings it up to date."""
 
-    def __init__(self, writer: Callable[[], OnlineWriter], held_to: Clocks | None = None) -> None:
-        """held_to: where the clocks that serving is held to are kept."""
+    def __init__(
+        self, writer: Callable[[], OnlineWriter], held_to: Clocks | None = None,
+        drift_seconds: float = 0.0,
+    ) -> None:  # fmt: skip
+        """held_to: where the clocks that serving is held to are kept; drift_seconds: how often
+        features are compared with their baselines, 0: never."""
+        self._drift_seconds = drift_seconds
         self._writer, self._held_to = writer, held_to or Clocks()
         self._catalog_version = ""
         self._promised: list[Metric] = []
@@ -182,13 +192,22 @@ class Observed:
         if self.drift.at:
             made.add_metric([], len(checks))
             last.add_metric([], self.drift.at)
+        due = GaugeMetricFamily(
+            name + "due_timestamp_seconds",
+            "When there must be a new comparison: three pauses after the last one that ended well, "
+            "or after the service began",
+        )  # fmt: skip
+        if self._drift_seconds:
+            good = (s.last_success for (job, _), s in self.jobs.items() if job == job_status.DRIFT)
+            since = max([STARTED, *good])
+            due.add_metric([], since + DRIFT_PAUSES * self._drift_seconds)
         models = GaugeMetricFamily(
             PREFIX + "model_quality", "How good a model was on its last day with outcomes",
             labels=["model", "version", "measure"],
         )  # fmt: skip
         for one in self.drift.models[:DRIFT_CHECKS]:
             models.add_metric([one.model, one.version, one.measure], one.value)
-        yield from (score, threshold, made, last, models)
+        yield from (score, threshold, made, last, due, models)
 
     def _store_families(self) -> Iterator[Metric]:
         name, store = PREFIX + "store_", ["store"]

@@ -8,8 +8,13 @@ down as promtool's input series. Time starts at 0.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import time
+import urllib.parse
+import urllib.request
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ import yaml
 from numpy.typing import NDArray
 
 from headwater.catalog import BatchSourcePlan, Catalog, StreamSourcePlan, ViewPlan
+from headwater.local.process import free_ports, listens
 from headwater.monitoring.options import Options
 from headwater.monitoring.rules import rules
 
@@ -25,6 +31,8 @@ Floats = NDArray[np.float64]
 OPTIONS = Options()
 STEP = OPTIONS.interval
 SLO, AGE_LIMIT, NULL_LIMIT = 600.0, 3600.0, 0.3
+#: Seconds that a comparison of features may still take to be made anew.
+DRIFT_DUE = 900.0
 SERVICES, WORKERS = ("s1:6566", "s2:6566"), ("w1:9465", "w2:9465")
 CATALOG = Catalog(
     "rides", "", "", "",
@@ -135,6 +143,7 @@ class Series:
     def _jobs(self) -> None:
         self.level("materialization_last_success_timestamp_seconds", 1, feature_view="home")
         self.level("verified_timestamp_seconds", 1)
+        self.level("feature_drift_due_timestamp_seconds", self.at + DRIFT_DUE)
         for feature, test in (("fare", "ks"), ("", "partial_data")):
             of = {"feature_view": "last_ride", "feature": feature, "test": test, "data": "offline"}
             self.level("feature_drift_score", 0.02, **of)
@@ -159,12 +168,36 @@ class Series:
         """promtool's `input_series`."""
         found = {title: _text(values) for title, values in self.levels.items()}
         for title, rate in self.rates.items():
-            gone = np.isnan(rate)
-            total = np.cumsum(np.where(gone, 0.0, rate) * STEP)
-            for at in self.restarts.get(title, []):
-                total[at:] -= total[at]
-            found[title] = _text(np.where(gone, np.nan, np.round(total, 3)))
+            found[title] = _text(self._total(title, rate))
         return [{"series": title, "values": text} for title, text in found.items()]
+
+    def exported(self, start: float) -> bytes:
+        """VictoriaMetrics' import lines; times, and what is a time, begin at `start`."""
+        at = np.round((start + self.at) * 1000).astype(np.int64)
+        lines = []
+        for title, values in self.levels.items():
+            shift = start if "timestamp_seconds" in title else 0.0
+            lines.append(_line(title, values + shift, at))
+        for title, rate in self.rates.items():
+            lines.append(_line(title, self._total(title, rate), at))
+        return b"\n".join(lines)
+
+    def _total(self, title: str, rate: Floats) -> Floats:
+        """The counter that grows by a rate; NaN where there is no sample."""
+        gone = np.isnan(rate)
+        total = np.cumsum(np.where(gone, 0.0, rate) * STEP)
+        for at in self.restarts.get(title, []):
+            total[at:] -= total[at]
+        return np.where(gone, np.nan, np.round(total, 3))
+
+
+def _line(title: str, values: Floats, at: NDArray[np.int64]) -> bytes:
+    name, _, inner = title.partition("{")
+    labels = {"__name__": name, **dict(re.findall(r'(\w+)="([^"]*)"', inner))}
+    there = ~np.isnan(values)
+    return json.dumps({
+        "metric": labels, "values": values[there].tolist(), "timestamps": at[there].tolist(),
+    }).encode()  # fmt: skip
 
 
 def _titled(name: str, labels: dict[str, str]) -> str:
@@ -220,3 +253,58 @@ def promtool(folder: Path, tests: Sequence[tuple[str, Series, Check]], every: in
         check=False,
     )  # fmt: skip
     return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def replayed(folder: Path, series: Series) -> dict[str, set[str]]:
+    """What vmalert would have found: the names of the alerts that were pending, and that fired.
+
+    The series end a few minutes ago; every step is looked at.
+    """
+    folder.mkdir()
+    start = (time.time() - series.steps * STEP) // STEP * STEP - 300
+    end = start + series.steps * STEP
+    (folder / "rules.yml").write_text(yaml.safe_dump(RULES))
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("wb") as log:
+        store = subprocess.Popen(
+            ["victoria-metrics", f"-storageDataPath={folder}/data", "-retentionPeriod=3d",
+             f"-httpListenAddr=127.0.0.1:{port}", "-memory.allowedPercent=10",
+             "-search.disableCache", "-search.latencyOffset=1s"],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+        try:
+            while not listens(port):
+                assert store.poll() is None, (folder / "log").read_text()
+                time.sleep(0.05)
+            _ask(f"{url}/api/v1/import", series.exported(start))
+            _ask(f"{url}/internal/force_flush")
+            times = [
+                datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+                for at in (start + 20 * STEP, end - STEP)
+            ]
+            done = subprocess.run(
+                ["vmalert", f"-rule={folder}/rules.yml", f"-datasource.url={url}",
+                 f"-remoteWrite.url={url}", f"-replay.timeFrom={times[0]}",
+                 f"-replay.timeTo={times[1]}", "-replay.rulesDelay=0s",
+                 f"-replay.maxDatapointsPerQuery={series.steps + 1}",
+                 f"-datasource.queryStep={STEP:g}s", "-replay.disableProgressBar"],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            _ask(f"{url}/internal/force_flush")
+            expr = f"group by (alertname, alertstate) (count_over_time(ALERTS[{end - start:g}s]))"
+            query = urllib.parse.urlencode({"query": expr, "time": end})
+            found: dict[str, set[str]] = {"pending": set(), "firing": set()}
+            for one in json.loads(_ask(f"{url}/api/v1/query?{query}"))["data"]["result"]:
+                found[one["metric"]["alertstate"]].add(one["metric"]["alertname"])
+            return found
+        finally:
+            store.terminate()
+            store.wait(30)
+
+
+def _ask(url: str, data: bytes | None = None) -> bytes:
+    with urllib.request.urlopen(urllib.request.Request(url, data), timeout=60) as answer:
+        body: bytes = answer.read()
+    return body

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +45,9 @@ def drift(
     record: Annotated[
         bool, typer.Option("--record", help="keep the result for the service's metrics")
     ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="show every check, not only those that alarm")
+    ] = False,
     repo: Repo = Path("feature_repo"),
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
 ) -> None:
@@ -65,7 +68,8 @@ def drift(
     asked = [msgspec.structs.replace(span, of=one) for one in get_args(Of) if of in {"", one}]
     table = SketchTable(catalog)
     with _noted(catalog, settings, record) as note:
-        rows = update(catalog, table, named_logs(catalog, settings.feature_log))
+        logs, keep_us = named_logs(catalog, settings.feature_log), settings.sketch_days * DAY_US
+        rows = update(catalog, table, logs, keep_us=round(keep_us))
         reports = {one.of: run(catalog, table, one, repo.resolve()) for one in asked}
         week = time.time_ns() // 1000 - 7 * DAY_US
         note(reports, sum(rows.values()), quality(path_of(catalog), week, week + 7 * DAY_US))
@@ -73,7 +77,7 @@ def drift(
         typer.echo(json.dumps({"sketched": rows, **reports}))
     else:
         for one in reports.values():
-            _show(one)
+            _show(one, every)
     if any(one["alarms"] for one in reports.values()) and not record:
         raise typer.Exit(1)
 
@@ -100,27 +104,50 @@ def _noted(catalog: Any, settings: Settings, record: bool) -> Iterator[Callable[
         yield note
 
 
-def _show(report: Mapping[str, Any]) -> None:
+def _show(report: Mapping[str, Any], every: bool) -> None:
+    """What has drifted, check by check (`every`: the others as well), and a line a view."""
     console = terminal.console()
     baseline = report["baseline"]
     against = baseline.get("manifest") or _span(baseline["from_us"], baseline["until_us"])
     title = f"{report['of']}: {_span(report['from_us'], report['until_us'])} against {against}"
-    table = Table("view", "feature", "check", "score", "limit", "what", title=title)
-    for check in report["alarms"]:
-        limit = check["limit"]
-        table.add_row(
-            check["feature_view"], check["feature"] or "(rows)", check["check"],
-            f"[red]{check['score']:.4g}[/]", "-" if limit is None else f"{limit:.4g}",
-            check["detail"] or CHECKS[check["check"]],
-        )  # fmt: skip
-    alarms = len(report["alarms"])
-    if alarms:
+    checks = {id(view): _checks(view) for view in report["views"]}
+    shown = [check for of_view in checks.values() for check in of_view if every or check["alarm"]]
+    if shown:
+        table = Table("view", "feature", "check", "score", "limit", "what", title=title)
+        for check in sorted(shown, key=lambda c: not c["alarm"]):
+            limit, score = check["limit"], f"{check['score']:.4g}"
+            table.add_row(
+                check["feature_view"], check["feature"] or "(rows)", check["check"],
+                f"[red]{score}[/]" if check["alarm"] else score,
+                "-" if limit is None else f"{limit:.4g}",
+                check["detail"] or CHECKS[check["check"]],
+            )  # fmt: skip
         console.print(table)
+    for view in report["views"]:
+        if of_view := checks[id(view)]:
+            console.print(f"  {_line(view, of_view)}", soft_wrap=True)
+    alarms = len(report["alarms"])
     verdict = f"[red]{alarms:,} alarms[/]" if alarms else "no alarm"
     told = f"{report['of']}: {report['compared']:,} checks, {verdict}"
     if not report["compared"]:
         told += f"; nothing to compare in {_span(report['from_us'], report['until_us'])}"
-    console.print(told if alarms else f"{told} ({title.partition(': ')[2]})")
+    console.print(told if shown else f"{told} ({title.partition(': ')[2]})")
+
+
+def _checks(view: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [*view["checks"], *(check for f in view["features"] for check in f["checks"])]
+
+
+def _line(view: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> str:
+    """One view: its rows, and which of its features have drifted."""
+    name = f"{view['feature_view']} (through {view['service']})" if view["service"] else ""
+    drifted = dict.fromkeys(c["feature"] or "(rows)" for c in checks if c["alarm"])
+    features = len(view["features"])
+    told = f"[red]drifted: {', '.join(drifted)}[/]" if drifted else "as it was"
+    return (
+        f"{name or view['feature_view']}: {view['rows']:,} rows against "
+        f"{view['baseline_rows']:,}, {features} feature{'s' if features != 1 else ''}, {told}"
+    )
 
 
 def _span(since: int, until: int) -> str:

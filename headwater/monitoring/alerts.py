@@ -283,6 +283,12 @@ def _jobs(_: Options) -> Iterator[Alert]:
         "Loading view {{ $labels.feature_view }} fails",
         "It keeps the values of its last good load.", "batch",
     )  # fmt: skip
+    yield Alert(
+        "DriftJobOverdue", "ticket",
+        f"time() - max({P}feature_drift_due_timestamp_seconds) > 0", 1,
+        "Features are no longer compared with their baselines",
+        "The comparison is overdue by {{ $value | humanizeDuration }}: drift goes unseen.",
+    )  # fmt: skip
 
 
 def _verified(o: Options) -> Iterator[Alert]:

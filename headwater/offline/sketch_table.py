@@ -6,6 +6,7 @@ with a Delta transaction, so that nothing counts twice, whoever sketches at the 
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -164,8 +165,9 @@ class SketchTable:
             held = table.to_pyarrow_dataset().to_table(["view"], wanted)
         return sorted(pc.unique(held["view"]).to_pylist())
 
-    def tidy(self, now_us: int) -> None:
-        """Make one row of each key of hours that are over, and few files of many."""
+    def tidy(self, now_us: int, keep_us: int = 0) -> None:
+        """Make one row of each key of hours that are over, and few files of many; drop the hours
+        that began more than `keep_us` ago (0: none)."""
         until = (now_us // HOUR_US - 1) * HOUR_US
         held = self.mark(_TIDIED)
         since, table = held.progress.get("until", 0), held.table
@@ -181,6 +183,10 @@ class SketchTable:
             low, high = (moment.as_py().isoformat() for moment in ends)
             _write(table, kept, _TIDIED, f"hour >= '{low}' AND hour < '{high}'")
             self.add(_TIDIED, Mark({"until": until}, table), now_us)
+            if keep_us:
+                oldest = pa.scalar(now_us - keep_us, TIMESTAMP).as_py().isoformat()
+                with contextlib.suppress(CommitFailedError):  # somebody writes: the next time
+                    table.delete(f"origin <> '{_MARK}' AND hour < '{oldest}'")
             table.optimize.compact()
             table.vacuum(retention_hours=24, dry_run=False, enforce_retention_duration=False)
             table.create_checkpoint()

@@ -64,10 +64,11 @@ def columns_of(view: ViewPlan) -> list[str]:
 
 def update(
     catalog: Catalog, table: SketchTable, logs: Mapping[str, FeatureLog],
-    views: Sequence[str] | None = None,
+    views: Sequence[str] | None = None, keep_us: int = 0,
 ) -> dict[str, int]:  # fmt: skip
     """Sketch what is new; returns the rows of each view and feature log.
 
+    keep_us: how long the sketches of an hour are kept, 0 is for ever.
     logs: feature service -> its log. A view whose past cannot be read is left out with a warning.
     """
     done: dict[str, int] = {}
@@ -80,7 +81,7 @@ def update(
         done[f"served:{service}"] = made
     done["predictions"] = _tried(table, lambda now: sketch_predictions(catalog, table, now))
     with contextlib.suppress(LogConflictError):  # another process tidies it
-        table.tidy(time.time_ns() // 1000)
+        table.tidy(time.time_ns() // 1000, keep_us)
     return done
 
 

@@ -160,6 +160,11 @@ def load_failed(series: Series, which: slice) -> None:
     good[which.stop :] = series.at[which.stop]
 
 
+def never_compared(series: Series, which: slice) -> None:
+    due = series.of("feature_drift_due_timestamp_seconds")
+    due[which] = due[which.start]
+
+
 def mismatch(series: Series, which: slice) -> None:
     """A feature that was never verified before: its series begins with its differences."""
     count = np.full(series.steps, np.nan)
@@ -203,6 +208,7 @@ FAULTS = {
     "StoreMemoryHigh": Fault(full, 20, 0),
     "FeatureLogDropping": Fault(dropped, 0, 0, lasts=20),
     "MaterializationFailed": Fault(load_failed, 0, 0),
+    "DriftJobOverdue": Fault(never_compared, 62, 0, lasts=80),
     "OnlineOfflineMismatch": Fault(mismatch, 0, 180),
     "FeatureDrift": Fault(drifted("fare", "ks"), 0, 0),
     "SourcePartial": Fault(drifted("", "partial_data"), 0, 0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -127,8 +128,15 @@ def test_drift_of_what_is_served_is_named_by_feature_and_check(
                     found[(*key, sample.labels["test"])] = sample.value
         return found
 
-    # The service compares by itself, and shows it.
+    # The service compares by itself, and shows it, and by when it has to do so again.
     until(lambda: metrics().get(("score", "d1", "ks"), 0) > 0.5, 60)
+    ends, due = (
+        float(re.findall(rf"^featurestore_{name} (\S+)$", text, re.MULTILINE)[0])
+        for text in [running.get("/metrics").body.decode()]
+        for name in ('last_success_timestamp_seconds{job="drift"}',
+                     "feature_drift_due_timestamp_seconds")
+    )  # fmt: skip
+    assert due == pytest.approx(ends + 3 * 2)
     seen = metrics()
     assert seen["score", "d2", "null_share"] > seen["threshold", "d2", "null_share"]
     assert seen["score", "d3", "ks"] <= seen["threshold", "d3", "ks"]
@@ -145,6 +153,10 @@ def test_drift_of_what_is_served_is_named_by_feature_and_check(
     code, text = drift(repo, redis_url, "--of", "served")
     assert code == 1
     assert "null_share" in text
+    assert "drifted: d1, d2" in text
+    assert "d3" not in text
+    code, text = drift(repo, redis_url, "--of", "served", "--all")
+    assert "d3" in text
 
 
 def test_predictions_are_written_soon_and_measured_by_their_outcomes(running: Running) -> None:
@@ -250,6 +262,11 @@ def test_a_log_is_sketched_once_whatever_becomes_of_its_files(tmp_path: Path) ->
     assert report(catalog, table, day, tmp_path)["alarms"] == []
     day = Asked(from_us=now, until_us=now + DAY_US, baseline=manifest)
     assert set(named(report(catalog, table, day, tmp_path))) == {("ride", "fare")}
+    # Hours that nobody compares with any more go; what was sketched is not sketched again.
+    table.tidy(now + 60 * DAY_US, 64 * DAY_US)
+    hours = table.hours("offline", "ride", now - 10 * DAY_US, now + DAY_US)
+    assert (min(hours), max(hours)) == (now - 4 * DAY_US, now + DAY_US - HOUR_US)
+    assert table.mark("log:ride").progress
 
 
 def test_of_two_that_sketch_at_once_one_adds_nothing(tmp_path: Path) -> None:

@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.alerts import RULES, SERVICES, STEP, WORKERS, Check, Floats, Series, promtool
+from tests.alerts import (
+    RULES,
+    SERVICES,
+    STEP,
+    WORKERS,
+    Check,
+    Floats,
+    Series,
+    promtool,
+    replayed,
+)  # fmt: skip
 
 STEPS = round(86_400 / STEP)
 NAMES = [rule["alert"] for rule in RULES["groups"][0]["rules"]]
@@ -115,3 +125,16 @@ def test_no_alert_fires_on_a_day_of_deployments_rebalances_and_bursts(tmp_path: 
     check.expect(STEPS - 1, 'count(count_over_time(ALERTS{alertstate="pending"}[1d])) > bool 0',
                  {"{}": 1.0})  # fmt: skip
     assert promtool(tmp_path, [("a day", a_day(7), check)], every=4) == ""
+
+
+def test_vmalert_finds_the_day_as_quiet_and_an_hour_that_was_not(tmp_path: Path) -> None:
+    if shutil.which("vmalert") is None and not os.environ.get("CI"):
+        pytest.skip("vmalert is not installed: Debian's package victoria-metrics has it")
+    day = a_day(7)
+    quiet = replayed(tmp_path / "quiet", day)
+    assert quiet["firing"] == set()
+    assert quiet["pending"]
+    which = span(14.0, 3600)
+    clock = day.of("last_event_timestamp_seconds", feature_view="last_ride", stage="online")
+    clock[which] = clock[which.start]
+    assert replayed(tmp_path / "stale", day)["firing"] == {"FeatureViewStale"}

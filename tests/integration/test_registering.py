@@ -108,6 +108,8 @@ WRONG = [
      "customer_orders = Stream", "is 'daily'; it is a duration such as"),
     ('tags={"freshness_slo": "1d"}', 'tags={"freshness_slo": "1d", "past_freshness": "drop"}',
      "customer_orders = Stream", "is 'drop'; it is one of serve, null, default, refuse"),
+    ('name="order_risk_v1",', 'name="order_risk_v1", tags={"baseline": "models/no.json"},',
+     "order_risk_v1 = Feature", "names no baseline: "),
     ('name="order_risk_v1"', 'name="order risk"', "order_risk_v1 = Feature", "cannot be part of"),
     ('function="sum", column="amount"', 'function="sum", column="amuont"',
      "customer_orders = Stream", "it aggregates 'amuont', which the source 'orders' does not have"),
