@@ -45,56 +45,60 @@ def _word(data, at, size):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def read_rows(data, sizes, fingerprint, n_bits, cells, oldest, words, status, event_us):
-    """Cells of packed rows: `words` and `status` are [features, rows], filled with 0.
+def read_rows(data, sizes, views, cells, now, words, status, event_us):
+    """Cells of packed rows of one or several views; `words`, `status` are [features, n], of 0.
 
-    Row r has the next `sizes[r]` bytes of `data` (0: missing). `cells[f]` = (offset among the
-    cells, size, is a float, null bit, size of all cells, row of `status`). Floats are written by
-    their bits, wide, and as NaN for null. Returns how many are null, and how many floats of these.
+    Rows are n of the first view, then n of the next one; row r has the next `sizes[r]` bytes of
+    `data` (0: missing). `views[v]` = (fingerprint, bytes of null bits, time to live or 0, its first
+    feature). `cells[f]` = (offset among the cells, size, is a float, null bit, size of all cells,
+    row of `status`). Floats are written by their bits, wide, and as NaN for null. `event_us` is
+    [views, n]. Returns how many are null, and how many floats of these.
     """
     float_word = np.empty(1, np.float64)
     as_word = float_word.view(np.int64)
     half = np.empty(1, np.int32)
     as_half = half.view(np.float32)
     start = nulls_found = float_nulls = 0
-    for r in range(sizes.shape[0]):
-        at, size = start, sizes[r]
-        start += size
-        gone = NOT_FOUND
-        body = 12
-        nulls = 0
-        if size >= 12 and _word(data, at + 1, 3) == fingerprint:
-            flags = data[at]
-            if flags & 2:
-                body += 8
-            if flags & 4:
-                body += 12
-            if flags & 1:
-                nulls = body
-                body += n_bits
-            if size >= body + (cells[0, 4] if cells.shape[0] else 0):
-                event_us[r] = _word(data, at + 4, 8)
-                gone = OUTSIDE_MAX_AGE if event_us[r] < oldest else 0
-        for f in range(cells.shape[0]):
-            if gone:
-                status[cells[f, 5], r] = gone
-                words[f, r] = _NAN if cells[f, 2] else 0
-                nulls_found += 1
-                float_nulls += cells[f, 2]
-                continue
-            bit = cells[f, 3]
-            if nulls and (data[at + nulls + bit // 8] >> (bit % 8)) & 1:
-                status[cells[f, 5], r] = NULL_VALUE
-                words[f, r] = _NAN if cells[f, 2] else 0
-                nulls_found += 1
-                float_nulls += cells[f, 2]
-                continue
-            value = _word(data, at + body + cells[f, 0], cells[f, 1])
-            if cells[f, 2] and cells[f, 1] == 4:
-                half[0] = np.int32(value)
-                float_word[0] = as_half[0]
-                value = as_word[0]
-            words[f, r] = value
+    n = words.shape[1]
+    for v in range(views.shape[0]):
+        fingerprint, n_bits, ttl, first = views[v]
+        oldest = now - ttl if ttl else I64_MIN
+        last = views[v + 1, 3] if v + 1 < views.shape[0] else cells.shape[0]
+        for r in range(n):
+            at, size = start, sizes[v * n + r]
+            start += size
+            gone = NOT_FOUND
+            body = 12
+            nulls = 0
+            if size >= 12 and _word(data, at + 1, 3) == fingerprint:
+                flags = data[at]
+                if flags & 2:
+                    body += 8
+                if flags & 4:
+                    body += 12
+                if flags & 1:
+                    nulls = body
+                    body += n_bits
+                if size >= body + (cells[first, 4] if last > first else 0):
+                    event_us[v, r] = _word(data, at + 4, 8)
+                    gone = OUTSIDE_MAX_AGE if event_us[v, r] < oldest else 0
+            for f in range(first, last):
+                bit = cells[f, 3]
+                null = gone
+                if not gone and nulls and (data[at + nulls + bit // 8] >> (bit % 8)) & 1:
+                    null = NULL_VALUE
+                if null:
+                    status[cells[f, 5], r] = null
+                    words[f, r] = _NAN if cells[f, 2] else 0
+                    nulls_found += 1
+                    float_nulls += cells[f, 2]
+                    continue
+                value = _word(data, at + body + cells[f, 0], cells[f, 1])
+                if cells[f, 2] and cells[f, 1] == 4:
+                    half[0] = np.int32(value)
+                    float_word[0] = as_half[0]
+                    value = as_word[0]
+                words[f, r] = value
     return nulls_found, float_nulls
 
 

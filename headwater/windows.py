@@ -223,22 +223,22 @@ class WindowProgram:
 
     def read_columns(
         self, words: Int64, sizes: Int64, table: Int64, t_us: int
-    ) -> tuple[Int64, NDArray[np.uint8] | None, Int64, int]:
+    ) -> tuple[Int64, NDArray[np.uint8], Int64, tuple[int, int]]:
         """Features at time t of n whole values of Redis, `joined`; only where `reads_whole`.
 
         table: a `result_table` of some features. Returns words [features, n] (a float by its bits,
-        NaN for null), which are null (1, or None where none is), the newest event time [n] that
-        an entity's partitions had shown, and how many floats are null.
+        NaN for null), which are null (1), the newest event time [n] that an entity's partitions had
+        shown, and how many are null, and how many floats of these.
         """
         n = len(sizes)
         out = np.empty((len(table), n), np.int64)
         status = np.zeros((len(table), n), np.uint8)
         newest = np.empty(n, np.int64)
-        nulls, float_nulls = read_kernels.read_windows(
+        nulls = read_kernels.read_windows(
             self.ops, self.width, self.slot_columns, self._windows, words, sizes,
             _VALUE_HEADER, t_us, self._identity, table, out, status, newest,
         )  # fmt: skip
-        return out, status if nulls else None, newest, float_nulls
+        return out, status, newest, nulls
 
     def result_table(self, wanted: Sequence[tuple[int, int]]) -> Int64:
         """For `read_columns`: how each wanted (aggregation, row of its status) is made."""

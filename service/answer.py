@@ -25,8 +25,7 @@ EPOCH = b'"1970-01-01T00:00:00Z"'
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 TIMES = _NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 _MILLIS = re.compile(rb"(\.\d{3})000Z")
-_STATUS_TEXTS = [b'"' + name.encode() + b'"' for name in STATUS_NAMES]
-PRESENT_TEXT = _STATUS_TEXTS[0]
+STATUS_TEXTS = [b'"' + name.encode() + b'"' for name in STATUS_NAMES]
 #: Types whose values are stored as Feast's messages.
 ODD = ("SCALAR_MAP", "ZONED_TIMESTAMP")
 
@@ -130,7 +129,7 @@ def _statuses(columns: ViewColumns, n: int) -> bytes | list[bytes]:
     if status is None:
         return _repeat(0, n)
     if n == 1:
-        return [_STATUS_TEXTS[code] for code in status[:, 0].tolist()]
+        return [STATUS_TEXTS[code] for code in status[:, 0].tolist()]
     known: dict[bytes, bytes] = {}
     texts = []
     for row in status:
@@ -138,7 +137,7 @@ def _statuses(columns: ViewColumns, n: int) -> bytes | list[bytes]:
         text = known.get(codes)
         if text is None:
             text = codes
-            for code, name in enumerate(_STATUS_TEXTS):
+            for code, name in enumerate(STATUS_TEXTS):
                 text = text.replace(bytes((code,)), name + b",")
             known[codes] = text = text[:-1]
         texts.append(text)
@@ -147,7 +146,7 @@ def _statuses(columns: ViewColumns, n: int) -> bytes | list[bytes]:
 
 @lru_cache(1024)
 def _repeat(code: int, n: int) -> bytes:
-    return b",".join([_STATUS_TEXTS[code]] * n)
+    return b",".join([STATUS_TEXTS[code]] * n)
 
 
 def times(event_us: Any) -> bytes:
@@ -180,7 +179,7 @@ def computed(columns: Mapping[str, list[Any]], kinds: Mapping[str, str], now_us:
     values, statuses = [], []
     for name, column in columns.items():
         values.append(orjson.dumps([to_json(v, kinds[name]) for v in column])[1:-1])
-        statuses.append(b",".join([_STATUS_TEXTS[v is None] for v in column]))
+        statuses.append(b",".join([STATUS_TEXTS[v is None] for v in column]))
     n = len(next(iter(columns.values()), []))
     return Pieces(values, statuses, b",".join([time_text(now_us)] * n))
 

@@ -14,11 +14,9 @@ from fastapi import FastAPI, Request, Response
 from headwater import __version__
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
 from headwater.offline.predictions import path_of
-from headwater.online import columns
 from headwater.quality.budgets import budgets
 from headwater.settings import Settings
 from service import (
-    counting,
     drift,
     feature_views,
     ingest_report,
@@ -70,7 +68,7 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
             asyncio.create_task(drift.keep_comparing(repo, every, lambda: service.writer)),
             asyncio.create_task(use.keep_telling()),
             # Compiled loops are loaded (the first time ever: compiled) while requests already come.
-            asyncio.create_task(asyncio.to_thread(_warm)),
+            asyncio.create_task(asyncio.to_thread(service.vectors.warm)),
         ]
         rpc = None
         try:
@@ -138,11 +136,6 @@ def _rpc(service: Service) -> Any:
             f"HEADWATER_GRPC_PORT needs {error.name}: pip install 'headwater[grpc]'"
         ) from error
     return RpcServer(service, shared_port=service.settings.workers > 1)
-
-
-def _warm() -> None:
-    columns.warm()
-    counting.warm()
 
 
 def _json(content: Any, status: int = 200) -> Response:

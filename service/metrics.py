@@ -25,7 +25,6 @@ from headwater.online.columns import (
     OUTSIDE_MAX_AGE,
     STATUS_NAMES,
     UInt8,
-    ViewColumns,
 )
 from headwater.quality.budgets import BUDGET_TAGS, budgets
 from service import counting
@@ -34,6 +33,8 @@ from service.slots import Slots
 from service.uses import Uses
 
 PREFIX = "featurestore_"
+#: Event times, 0 for none.
+Times = Sequence[int] | NDArray[np.int64]
 #: Codes beyond those of statuses: held but not readable; nulled, being past an objective.
 ERROR, STALE = len(STATUS_NAMES), len(STATUS_NAMES) + 1
 #: Why a value is null, by code; PRESENT is none.
@@ -61,9 +62,9 @@ class Spread:
         self._edges = np.array(bounds, np.float64)
         self._counts = slots.array[at : self._sum_at]
 
-    def observe(self, value: float) -> None:
-        self._whole[self.at + bisect_left(self._bounds, value)] += 1
-        self._real[self._sum_at] += value
+    def observe(self, value: float, times: int = 1) -> None:
+        self._whole[self.at + bisect_left(self._bounds, value)] += times
+        self._real[self._sum_at] += value * times
 
     def observe_ages(self, event_us: NDArray[np.int64], now_us: int) -> None:
         """The ages in seconds of event times; 0 is none."""
@@ -192,14 +193,31 @@ class Tally:
         self._note, self._now_us = self._one, now_us
 
     def count(
-        self, found: Sequence[tuple[ViewColumns, UInt8 | None]], n: int, now_us: int,
+        self, found: Sequence[tuple[Times, UInt8 | None]], n: int, now_us: int,
         data: Sequence[bytes | None],
     ) -> None:  # fmt: skip
-        """Some entities. found: of each view its columns, and codes [features, n] or None; data:
-        what was held of them, view by view."""
-        for i, (view, (columns, status)) in enumerate(zip(self._views, found, strict=True)):
-            view.count(columns, n, now_us, data[i * n : (i + 1) * n], status)
+        """Some entities of one request. found: of each view their event times [n], and codes
+        [features, n] or None; data: what was held of them, view by view."""
+        self._count(found, n, now_us, data)
         self._entities.observe(n)
+
+    def count_single(
+        self, found: Sequence[tuple[Times, UInt8 | None]], n: int, now_us: int,
+        data: Sequence[bytes | None],
+    ) -> None:  # fmt: skip
+        """As `count`, of n requests for one entity each."""
+        if n == 1 and all(status is None for _, status in found):
+            self.one([int(event_us[0]) for event_us, _ in found], now_us)
+            return
+        self._count(found, n, now_us, data)
+        self._entities.observe(1, n)
+
+    def _count(
+        self, found: Sequence[tuple[Times, UInt8 | None]], n: int, now_us: int,
+        data: Sequence[bytes | None],
+    ) -> None:  # fmt: skip
+        for i, (view, (event_us, status)) in enumerate(zip(self._views, found, strict=True)):
+            view.count(event_us, n, now_us, data[i * n : (i + 1) * n], status)
 
     def ended(self, to: Spread, seconds: float, read_seconds: float) -> None:
         """The request was answered, after so long, of which the store took `read_seconds`."""
@@ -219,27 +237,26 @@ class _ViewTally:
         self.ages = metrics.age.labels(view)
 
     def count(
-        self, columns: ViewColumns, n: int, now_us: int, data: Sequence[bytes | None],
+        self, event_us: Times, n: int, now_us: int, data: Sequence[bytes | None],
         status: UInt8 | None,
     ) -> None:  # fmt: skip
         for at in self.entities:
             self._whole[at] += n
         if status is not None:
             if self._rows:
-                status = _with_errors(status, columns, data)
+                status = _with_errors(status, event_us, data)
             read_kernels.count_statuses(status, self._array, self._nulls)
         if n == 1:
-            event_us = columns.event_us[0]
-            if event_us:
-                self.ages.observe(max(0.0, (now_us - event_us) / 1e6))
+            if event_us[0]:
+                self.ages.observe(max(0.0, (now_us - int(event_us[0])) / 1e6))
             return
-        times = np.ascontiguousarray(columns.event_us, np.int64)
+        times = np.ascontiguousarray(event_us, np.int64)
         self.ages.observe_ages(times, now_us)
 
 
-def _with_errors(status: UInt8, columns: ViewColumns, data: Sequence[bytes | None]) -> UInt8:
+def _with_errors(status: UInt8, event_us: Times, data: Sequence[bytes | None]) -> UInt8:
     """Rows that are held and were not read (of another schema, or broken) as ERROR."""
-    times = np.asarray(columns.event_us, np.int64)
+    times = np.asarray(event_us, np.int64)
     if np.count_nonzero(times) + data.count(None) == len(times):
         return status
     held = np.array([row is not None for row in data])

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from headwater.codec import entity_texts
-from headwater.online.columns import ViewColumns, columns_of
+from headwater.online.columns import ViewColumns, Words, columns_of
 from service import answer
 from service.answer import Run
 from service.budgets import Budgets, Clocks
@@ -24,11 +24,19 @@ from service.log_records import LogRecords
 from service.metrics import Metrics, Tally
 from service.on_demand import compute
 from service.requests import KEY_READERS, FeaturePlan, check_columns
-from service.single import SingleEntity
+from service.single import SingleEntities
 from service.uses import Use
 
 #: Keys in one MGET, which holds Redis up while it runs.
 MGET_KEYS = 1000
+
+
+class One(NamedTuple):
+    """A request for one entity: its answer up to the features, its entities, what Redis held."""
+
+    head: bytes
+    entities: Mapping[str, Sequence[Any]]
+    data: Sequence[bytes | None]
 
 
 class Prepared:
@@ -56,13 +64,16 @@ class Prepared:
         }
         self._metrics, self._service = metrics, service
         self._uses: dict[str, Use] = {}
+        self._oldest_us = [self._budgets.oldest_us(at) for at in range(len(plan.reads))]
         self._single = (
-            SingleEntity(plan, self._runs, self.tally, self._budgets.oldest_us)
-            if SingleEntity.fits(plan) else None
-        )  # fmt: skip
+            SingleEntities(plan, self._readers)
+            if SingleEntities.fits(plan, self._readers)
+            else None
+        )
         # A plan whose views enforce nothing pays for one look at this.
         self._enforced = bool(self._budgets)
-        self._one_key = plan.reads[0].columns if len({r.columns for r in plan.reads}) == 1 else ()
+        #: The key columns, where all reads share them.
+        self.one_key = plan.reads[0].columns if len({r.columns for r in plan.reads}) == 1 else ()
         self._templates: dict[int, bytes] = {}
         self._names: dict[tuple[str, ...], bytes] = {}
         self._feature_names = [output.name for output in plan.outputs]
@@ -81,8 +92,9 @@ class Prepared:
 
     def commands(self, entities: Mapping[str, Sequence[Any]], n: int) -> list[bytes]:
         """The MGETs, as Redis reads them, of the first read's keys, then of the next one's."""
-        if n == 1 and self._one_key:
-            return [self._one_command(entities)]
+        if n == 1 and self.one_key:
+            columns = [self._key(name, entities[name]) for name in self.one_key]
+            return [self.command(entity_texts(columns, 1)[0])]
         made: dict[tuple[str, ...], tuple[list[bytes], list[int]]] = {}
         parts: list[bytes] = []
         for read, heads in zip(self.plan.reads, self._heads, strict=True):
@@ -104,10 +116,8 @@ class Prepared:
             )
         ]
 
-    def _one_command(self, entities: Mapping[str, Sequence[Any]]) -> bytes:
-        """The MGET of one entity whose key all views share."""
-        columns = [self._key(name, entities[name]) for name in self._one_key]
-        (text,) = entity_texts(columns, 1)
+    def command(self, text: bytes) -> bytes:
+        """The MGET of one entity whose key all views share: `text` is its hash tag, in braces."""
         template = self._templates.get(len(text))
         if template is None:
             reads = self.plan.reads
@@ -138,19 +148,50 @@ class Prepared:
         Raises BadRequestError (on demand), PastObjectiveError.
         """
         now_us = time.time_ns() // 1000
-        echoed = [v for k, v in entities.items() if k not in self.plan.request_types]
-        parts = answer.head(self._names_of(entities), [*map(orjson.dumps, echoed)], n)
-        single = None
-        if n == 1 and self._single and not (
-            self._enforced and self._budgets.any_view_past(now_us)
-        ):  # fmt: skip
-            single = self._single.read(data, now_us)
-        if single is None:
-            self._write(self.look(entities, data, n, now_us), parts)
-        else:
-            parts += single.parts
-            self._record(now_us, n, entities, data, single.cells)
+        parts = self._head(entities, n)
+        self._write(self.look(entities, data, n, now_us), parts)
         return answer.close(parts, self._provenance(data, n, now_us) if provenance else b"")
+
+    def _head(self, entities: Mapping[str, Sequence[Any]], n: int) -> list[bytes]:
+        """An answer up to its features."""
+        echoed = [v for k, v in entities.items() if k not in self.plan.request_types]
+        return answer.head(self._names_of(entities), [*map(orjson.dumps, echoed)], n)
+
+    def head(self, entities: Mapping[str, Sequence[Any]]) -> bytes | None:
+        """The answer for one entity up to its features; None where `answers` does not fit."""
+        return None if self._single is None else b"".join(self._head(entities, 1))
+
+    def answers(self, asked: Sequence[One]) -> list[bytes] | None:
+        """As `answer`, of requests for one entity each; None where `answer` must make them."""
+        assert self._single is not None  # noqa: S101 (narrows the type for mypy)
+        now_us, n = time.time_ns() // 1000, len(asked)
+        if self._enforced and self._budgets.any_view_past(now_us):
+            return None
+        found = self._single.read([one.data for one in asked], now_us)
+        if self._enforced and self._any_older(found, now_us):
+            return None
+        cells: list[bytes] | None = []
+        if self._recorder is not None:
+            cells = self._single.cells([one.data for one in asked], found)
+        if cells is None:
+            return None
+        some = found.nulls[0] > 0
+        counted = [
+            (event_us, found.status[place] if some else None)
+            for event_us, place in zip(found.event_us, self._single.places, strict=True)
+        ]
+        held = [one.data[at] for at in range(len(counted)) for one in asked]
+        self.tally.count_single(counted, n, now_us, held)
+        for one, row in zip(asked, cells, strict=False):  # none where nothing is recorded
+            self._record(now_us, 1, one.entities, one.data, row)
+        return self._single.write([one.head for one in asked], found)
+
+    def _any_older(self, found: Words, now_us: int) -> bool:
+        """Whether some value is past the age above which values are not simply served."""
+        return any(
+            oldest_us and ((times != 0) & (times < now_us - oldest_us)).any()
+            for times, oldest_us in zip(found.event_us, self._oldest_us, strict=True)
+        )
 
     def look(
         self, entities: Mapping[str, Sequence[Any]], data: Sequence[bytes | None], n: int,
@@ -163,7 +204,7 @@ class Prepared:
         found = self.found(entities, data, n, now_us or time.time_ns() // 1000)
         replaced = found.replaced
         counted = [
-            (view, replaced[at].status if at in replaced else view.status)
+            (view.event_us, replaced[at].status if at in replaced else view.status)
             for at, view in enumerate(found.columns)
         ]
         self.tally.count(counted, n, found.now_us, data)

@@ -1,122 +1,126 @@
-"""One entity, every value fixed in size and PRESENT: most requests, in a third of the time.
+"""Requests for one entity each: most requests, many of them answered by one call.
 
-The general way (`service.prepared`) makes columns, which for one entity costs more than the values.
-Here the cells of all views are unpacked and encoded together. What does not fit (a row missing,
-expired, past an objective, of another layout or with a null; a NaN) is left to the general way,
-which answers alike.
+The general way (`service.prepared`) makes columns and texts of them, which for one entity costs
+more than the values. Here requests for the same features that Redis answered in one turn of the
+event loop are read like one request for all their entities, and compiled loops write every answer
+whole.
+Only numbers, truths and times fit; what does not is left to the general way, which answers alike.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from itertools import accumulate, chain, pairwise
 
-import orjson
+import numpy as np
 
-from headwater.codec import FIXED_TYPES, HAS_CREATED, HAS_OFFSET
-from service.answer import PRESENT_TEXT, Run, time_text
-from service.metrics import Tally
-from service.requests import FeaturePlan, ViewRead
+from headwater import json_kernels
+from headwater.codec import FIXED_TYPES
+from headwater.online.columns import RowColumns, RowWords, WindowColumns, Words
+from service.answer import STATUS_TEXTS
+from service.requests import FeaturePlan
 
-_TIME = struct.Struct("<q")
-
-
-class _View(NamedTuple):
-    """One view's rows: where cells start by a row's first four bytes, and their size in all."""
-
-    starts: dict[bytes, int]
-    size: int
-    oldest_us: int
-
-
-class Single(NamedTuple):
-    """The answer's feature columns, with a comma behind each run, and the cells of all views."""
-
-    parts: list[bytes]
-    cells: bytes
+_HOW = {
+    "DOUBLE": json_kernels.REAL, "FLOAT": json_kernels.REAL,
+    "INT64": json_kernels.WHOLE, "INT32": json_kernels.WHOLE,
+    "BOOL": json_kernels.TRUTH, "UNIX_TIMESTAMP": json_kernels.SECONDS,
+}  # fmt: skip
+_BETWEEN = [b'],"statuses":[%b],"event_timestamps":[' % text for text in STATUS_TEXTS]
+_BETWEEN_TEXT = np.frombuffer(b"".join(_BETWEEN), np.uint8)
+_BETWEEN_AT = np.cumsum([0, *map(len, _BETWEEN)])
+#: A feature of an answer is at most so long.
+_FEATURE_BYTES = (
+    len(b'{"values":[]},') + json_kernels.NUMBER_BYTES + max(map(len, _BETWEEN))
+    + json_kernels.TIME_BYTES
+)  # fmt: skip
 
 
-class SingleEntity:
-    """Answers for one entity."""
+class SingleEntities:
+    """Answers to requests for some features of one entity each."""
 
-    def __init__(
-        self, plan: FeaturePlan, runs: Sequence[Run], tally: Tally,
-        oldest_us: Callable[[int], int],
-    ) -> None:  # fmt: skip
-        """oldest_us: the age above which values of a read are not simply served; 0: of none."""
-        self._views = [_view(read, oldest_us(i)) for i, read in enumerate(plan.reads)]
-        types = [[f.type for f in read.reader.view.features] for read in plan.reads]
-        self._cells = struct.Struct("<" + "".join(FIXED_TYPES[t] for one in types for t in one))
-        starts = [sum(map(len, types[:i])) for i in range(len(types))]
-        self._count = sum(map(len, types))
-        self._runs: list[tuple[int, list[int] | slice]] = []
-        for source, at in runs:
-            read = plan.reads[source]
-            names = read.reader.view.feature_names
-            wanted = range(len(read.features)) if at is None else at
-            cells = [starts[source] + names.index(read.features[i]) for i in wanted]
-            together = cells == list(range(cells[0], cells[0] + len(cells)))
-            self._runs.append(
-                (source, slice(cells[0], cells[0] + len(cells)) if together else cells)
-            )
-        self._tally = tally
+    def __init__(self, plan: FeaturePlan, readers: Sequence[RowColumns | WindowColumns]) -> None:
+        self._readers = readers
+        starts = [0, *accumulate(len(reader.types) for reader in readers)]
+        #: Of each read, its rows among the statuses.
+        self.places = [slice(*pair) for pair in pairwise(starts)]
+        row_readers = [reader for reader in readers if isinstance(reader, RowColumns)]
+        self._rows = RowWords(row_readers) if len(row_readers) == len(readers) else None
+        rows = []
+        for output in plan.outputs:
+            reader, start = readers[output.read], starts[output.read]
+            row = start + (reader.word_rows or [])[output.at]
+            how = _HOW[reader.types[output.at]]
+            rows.append((row, start + output.at, output.read, how))
+        self._outputs = np.array(rows, np.int64)
+        types = [[field.type for field in read.reader.view.features] for read in plan.reads]
+        self._cell_sizes = [
+            sum(struct.calcsize(FIXED_TYPES.get(t, "")) for t in one) for one in types
+        ]
+        self._loggable = all(
+            read.reader.view.kind == "row" and "UNIX_TIMESTAMP" not in one
+            for read, one in zip(plan.reads, types, strict=True)
+        )
+        self._room = np.empty(0, np.uint8)
 
     @staticmethod
-    def fits(plan: FeaturePlan) -> bool:
+    def fits(plan: FeaturePlan, readers: Sequence[RowColumns | WindowColumns]) -> bool:
         """Whether a plan has only what this can answer."""
         return (
-            bool(plan.reads)
+            bool(readers)
             and not plan.on_demand
             and all(
-                read.reader.view.kind == "row"
-                and all(
-                    f.type in FIXED_TYPES and f.type != "UNIX_TIMESTAMP"
-                    for f in read.reader.view.features
-                )
-                for read in plan.reads
+                reader.word_rows is not None and all(t in _HOW for t in reader.types)
+                for reader in readers
             )
         )
 
-    def read(self, data: Sequence[bytes | None], now_us: int) -> Single | None:
-        """The answer's feature columns; None where the general way must make them."""
-        cells, times = [], []
-        for row, (starts, size, oldest_us) in zip(data, self._views, strict=True):
-            if row is None:
-                return None
-            start = starts.get(row[:4])
-            if start is None or len(row) != start + size:
-                return None
-            event_us = _TIME.unpack_from(row, 4)[0]
-            if oldest_us and event_us < now_us - oldest_us:
-                return None
-            cells.append(row[start:])
-            times.append(event_us)
-        joined = b"".join(cells)
-        text = orjson.dumps(self._cells.unpack(joined))
-        if b"null" in text:
+    def read(self, data: Sequence[Sequence[bytes | None]], now_us: int) -> Words:
+        """The words of all reads; `data` are the values that Redis gave each request."""
+        columns = [[row[at] for row in data] for at in range(len(self._readers))]
+        if self._rows is not None:
+            return self._rows.read([*chain.from_iterable(columns)], now_us)
+        found = [r.words(column, now_us) for r, column in zip(self._readers, columns, strict=True)]
+        if len(found) == 1:
+            return found[0]
+        words, status, event_us, nulls, _ = zip(*found, strict=True)
+        return Words(
+            np.concatenate(words), np.concatenate(status), np.concatenate(event_us),
+            (sum(each[0] for each in nulls), sum(each[1] for each in nulls)), found[0].joined,
+        )  # fmt: skip
+
+    def cells(self, data: Sequence[Sequence[bytes | None]], found: Words) -> list[bytes] | None:
+        """Each request's cells of all views, for the feature log; None where it takes columns."""
+        if not self._loggable or found.nulls[0]:
             return None
-        values = text[1:-1].split(b",")
-        parts: list[bytes] = []
-        for source, at in self._runs:
-            end = _END % time_text(times[source])
-            wanted = values[at] if type(at) is slice else [values[i] for i in at]
-            parts += (b'{"values":[', (end + b'{"values":[').join(wanted), end)
-        self._tally.one(times, now_us)
-        return Single(parts, joined)
+        return [
+            b"".join([row[-size:] for row, size in zip(one, self._cell_sizes, strict=True) if row])
+            for one in data
+        ]
+
+    def write(self, heads: Sequence[bytes], found: Words) -> list[bytes]:
+        """The answers' bodies; `heads` are their texts up to the first feature."""
+        sizes = np.array([*map(len, heads)], np.int64)
+        text = b"".join(heads)
+        room = len(text) + len(heads) * (len(self._outputs) + 1) * _FEATURE_BYTES
+        if room > len(self._room):
+            self._room = np.empty(room, np.uint8)
+        ends = np.empty(len(heads), np.int64)
+        json_kernels.write_vectors(
+            np.frombuffer(text, np.uint8), sizes, found.words, found.status, found.event_us,
+            self._outputs, _BETWEEN_TEXT, _BETWEEN_AT, self._room, ends,
+        )  # fmt: skip
+        written, start, bodies = self._room.data, 0, []
+        for end in ends.tolist():
+            bodies.append(bytes(written[start:end]))
+            start = end
+        return bodies
 
 
-_END = b'],"statuses":[' + PRESENT_TEXT + b'],"event_timestamps":[%b]},'
-
-
-def _view(read: ViewRead, oldest_us: int) -> _View:
-    view = read.reader.view
-    size = struct.calcsize("<" + "".join(FIXED_TYPES[f.type] for f in view.features))
-    starts = {
-        bytes((flags,)) + view.schema_fingerprint: 12 + more
-        for flags, more in (
-            (0, 0), (HAS_CREATED, 8), (HAS_OFFSET, 12), (HAS_CREATED | HAS_OFFSET, 20),
-        )
-    }  # fmt: skip
-    limits = [limit for limit in (view.ttl_us, oldest_us) if limit]
-    return _View(starts, size, min(limits, default=0))
+def warm() -> None:
+    """Load the compiled loops that write answers."""
+    words, room = np.zeros((1, 1), np.int64), np.empty(_FEATURE_BYTES * 2, np.uint8)
+    json_kernels.write_vectors(
+        np.frombuffer(b"", np.uint8), np.zeros(1, np.int64), words, np.zeros((1, 1), np.uint8),
+        words, np.zeros((1, 4), np.int64), _BETWEEN_TEXT, _BETWEEN_AT, room, np.empty(1, np.int64),
+    )  # fmt: skip

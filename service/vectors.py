@@ -10,25 +10,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
 from headwater.catalog import Catalog
 from headwater.errors import BadRequestError, StoreUnavailableError
+from headwater.online import columns
 from headwater.online.cluster_link import ClusterLink
 from headwater.online.link import Done, Gather, Link
 from headwater.settings import Settings
+from service import counting, single
 from service.access import ANONYMOUS
 from service.arrow import MEDIA_TYPE, stream
 from service.budgets import Clocks, PastObjectiveError
 from service.feature_log import FeatureLogs
 from service.log_records import LogRecords
 from service.metrics import Metrics
-from service.prepared import Prepared
+from service.prepared import One, Prepared
 from service.replies import Reply, failed, refused
 from service.requests import Planner
+from service.shapes import Known, Shapes
 
 logger = logging.getLogger("headwater.service")
 _MAX_PLANS = 1000
@@ -54,7 +58,7 @@ class Form(NamedTuple):
     """
 
     read: Callable[[bytes], Asked]
-    write: Callable[[Prepared, Any, list[bytes | None], int, bool], bytes]
+    write: Callable[[Prepared, Any, Sequence[bytes | None], int, bool], bytes]
     media_type: str
     route: str = "/get-online-features"
     method: str = "POST"
@@ -80,7 +84,7 @@ def _asked(body: bytes) -> Asked:
 
 
 def _arrow(
-    prepared: Prepared, entities: Any, data: list[bytes | None], n: int, provenance: bool
+    prepared: Prepared, entities: Any, data: Sequence[bytes | None], n: int, provenance: bool
 ) -> bytes:
     found = prepared.look(entities, data, n)
     more = prepared.provenances(data, n) if provenance else {}
@@ -108,13 +112,29 @@ class Vectors:
         self._level = metrics.in_flight.labels("/get-online-features")
         self.link: Link | ClusterLink | None = None
         self.in_flight = 0
+        self._warm = False
+        #: Requests for one entity that have Redis's values, and how they end.
+        self._turn: defaultdict[Prepared, list[tuple[One, Callable[[Reply], None]]]] = defaultdict(
+            list
+        )
         #: What views are held to; whoever looks at Redis sets it.
         self.clocks = Clocks()
+
+    def warm(self) -> None:
+        """Load the compiled loops: in a thread, since the first time ever they are compiled.
+
+        Until then requests for one entity are answered like others, which needs fewer of them.
+        """
+        columns.warm()
+        counting.warm()
+        single.warm()
+        self._warm = True
 
     def use(self, catalog: Catalog) -> Planner:
         planner = Planner(catalog)
         self._logs.retire()
         self._plans: dict[tuple[Any, bool], Prepared] = {}
+        self.shapes = Shapes()
         self.planner = planner
         return planner
 
@@ -136,6 +156,7 @@ class Vectors:
             if len(self._plans) >= _MAX_PLANS:
                 self._logs.retire()
                 self._plans.clear()
+                self.shapes = Shapes()
             catalog = self.planner.catalog
             records = LogRecords(catalog, service or "", plan)
             recorder = self._logs.recorder(catalog, service or "", records, plan.reads)
@@ -160,10 +181,7 @@ class Vectors:
             finish(_BUSY)
             return
         try:
-            service, features, full, entities, provenance = form.read(body)
-            prepared = self.prepared(service, features, full)
-            n = prepared.check(entities)
-            commands = prepared.commands(entities, n)
+            known = self.understand(body, form)
         except BadRequestError as error:
             finish(refused(error))
             return
@@ -173,20 +191,60 @@ class Vectors:
             return
         self.in_flight += 1
         self._level.set(self.in_flight)
+        prepared, n, entities, commands, head, provenance = known
         prepared.count(wishes.caller, n)
-        asked = time.perf_counter()
+        asked, read_seconds = time.perf_counter(), 0.0
 
-        def done(data: list[bytes | None] | Exception) -> None:
-            self.in_flight -= 1
-            self._level.set(self.in_flight)
-            read_seconds = time.perf_counter() - asked
-            reply = self._reply(prepared, entities, data, n, form, provenance)
+        def end(reply: Reply) -> None:
             # Counted first, as above.
             count = self._metrics.answered(form.route, form.method, reply.status)
             prepared.tally.ended(count, time.perf_counter() - start, read_seconds)
             respond(reply)
 
+        def done(data: list[bytes | None] | Exception) -> None:
+            nonlocal read_seconds
+            self.in_flight -= 1
+            self._level.set(self.in_flight)
+            read_seconds = time.perf_counter() - asked
+            if head is None or isinstance(data, Exception):
+                end(self._reply(prepared, entities, data, n, form, provenance))
+                return
+            if not self._turn:
+                asyncio.get_running_loop().call_soon(self._answer_turn)
+            self._turn[prepared].append((One(head, entities, data), end))
+
         self._read(commands, done, wishes.deadline)
+
+    def understand(self, body: bytes, form: Form) -> Known:
+        """What a body asks for. Raises BadRequestError."""
+        known = self.shapes.find(body) if form is JSON else None
+        if known is not None:
+            return known
+        service, features, full, entities, provenance = form.read(body)
+        prepared = self.prepared(service, features, full)
+        n = prepared.check(entities)
+        alone = self._warm and n == 1 and form is JSON and not provenance
+        head = prepared.head(entities) if alone else None
+        known = Known(prepared, n, entities, prepared.commands(entities, n), head, provenance)
+        if alone:
+            self.shapes.learn(body, known)
+        return known
+
+    def _answer_turn(self) -> None:
+        """Answer the requests for one entity that Redis answered in this turn of the loop."""
+        turn, self._turn = self._turn, defaultdict(list)
+        for prepared, asked in turn.items():
+            bodies = None
+            try:
+                bodies = prepared.answers([one for one, _ in asked])
+            except Exception:
+                logger.exception("answers failed")
+            if bodies is None:
+                for one, end in asked:
+                    end(self._reply(prepared, one.entities, one.data, 1, JSON, False))
+            else:
+                for body, (_, end) in zip(bodies, asked, strict=True):
+                    end(Reply(200, body))
 
     def _read(self, commands: list[bytes], done: Done, deadline: float | None) -> None:
         if not commands:
@@ -219,7 +277,7 @@ class Vectors:
         self,
         prepared: Prepared,
         entities: Any,
-        data: list[bytes | None] | Exception,
+        data: Sequence[bytes | None] | Exception,
         n: int,
         form: Form,
         provenance: bool,

@@ -49,6 +49,21 @@ class Joined(NamedTuple):
     sizes: Int64 | int
 
 
+class Words(NamedTuple):
+    """Features of n entities of one or several views, of numbers and truths alone.
+
+    words: [features, n], floats by their bits, NaN for null. status: codes [features, n].
+    Where a feature's row in both is, its reader tells. event_us: [views, n], 0 where there is no
+    row. nulls: how many codes are not PRESENT, and how many floats of these.
+    """
+
+    words: Int64
+    status: UInt8
+    event_us: Int64
+    nulls: tuple[int, int]
+    joined: Joined
+
+
 class ViewColumns:
     """Some features of n entities of one view.
 
@@ -96,7 +111,17 @@ class _Kinds:
         self._ints = tuple(i for i, kind in enumerate(kinds) if kind == "int")
         self._bools = tuple(i for i, kind in enumerate(kinds) if kind == "bool")
         self.order = (*self.floats, *self._ints, *self._bools)
+        #: The row of each feature's words, where all have some.
+        self.rows = np.argsort(self.order).tolist()
         self._may_be_null = [i for i in self._ints if i not in never_null]
+
+    def columns_of(self, found: Words) -> ViewColumns:
+        """Words of one view as columns."""
+        nulls, float_nulls = found.nulls
+        return self.columns(
+            found.words, found.status if nulls else None, found.event_us[0], float_nulls,
+            found.joined,
+        )  # fmt: skip
 
     def columns(
         self, words: Int64, status: UInt8 | None, event_us: Int64, nulls: int = 0,
@@ -131,10 +156,12 @@ class RowColumns:
 
     def __init__(self, view: ViewPlan, names: Sequence[str]) -> None:
         self._codec = RowCodec.of(view)
+        self._fingerprint = int.from_bytes(self._codec.fingerprint, "little")
         self._ttl_us = view.ttl_us
         self._wanted = [view.feature_names.index(name) for name in names]
         types = [field.type for field in view.features]
-        self._kinds = _Kinds([types[i] for i in self._wanted])
+        self.types = [types[i] for i in self._wanted]
+        self._kinds = _Kinds(self.types)
         self._cells: Int64 | None = None
         self._layouts: dict[bytes, np.dtype[Any]] = {}
         if types and all(kind in _CELLS for kind in types):
@@ -146,6 +173,23 @@ class RowColumns:
         self._rows = slice(None) if in_order else np.array(self._wanted, np.int64)
         self._direct = self._block and types[0] == "DOUBLE" and in_order
         self._bits = (len(types) + 7) // 8
+        self._words = None if self._cells is None else RowWords([self])
+
+    @property
+    def word_rows(self) -> list[int] | None:
+        """The row of each feature among its words; None where it has other values than numbers."""
+        return None if self._cells is None else self._kinds.rows
+
+    def words(self, data: Sequence[bytes | None], now_us: int) -> Words:
+        """The features of each row as of now; only where `word_rows` is not None."""
+        assert self._words is not None  # noqa: S101 (narrows the type for mypy)
+        return self._words.read(data, now_us)
+
+    @property
+    def layout(self) -> tuple[tuple[int, int, int], Int64]:
+        """For `read_kernels.read_rows`: fingerprint, bytes of null bits, time to live; cells."""
+        assert self._cells is not None  # noqa: S101 (narrows the type for mypy)
+        return (self._fingerprint, self._bits, self._ttl_us), self._cells
 
     def read(self, data: Sequence[bytes | None], now_us: int) -> ViewColumns:
         """The features of each packed row, as of now."""
@@ -158,8 +202,8 @@ class RowColumns:
                 found = self._uniform(data, first[:4], layout, now_us)
             if found is not None:
                 return found
-        if self._cells is not None:
-            return self._mixed(data, self._cells, now_us)
+        if self._words is not None:
+            return self._kinds.columns_of(self._words.read(data, now_us))
         return self._one_by_one(data, now_us)
 
     def _one(self, row: bytes, size: int, now_us: int) -> ViewColumns | None:
@@ -202,22 +246,6 @@ class RowColumns:
             into[row] = rows[f"c{self._wanted[at]}"]
         return self._kinds.columns(words, None, event_us, joined=whole)
 
-    def _mixed(self, data: Sequence[bytes | None], cells: Int64, now_us: int) -> ViewColumns:
-        """Rows of fixed cells with some null, missing, expired or of another layout."""
-        n = len(data)
-        sizes = np.array([len(row) if row else 0 for row in data], np.int64)
-        joined = np.frombuffer(b"".join([row for row in data if row]), np.uint8)
-        words = np.zeros((len(self._wanted), n), np.int64)
-        status = np.zeros((len(self._wanted), n), np.uint8)
-        event_us = np.zeros(n, np.int64)
-        oldest = now_us - self._ttl_us if self._ttl_us else kernels.I64_MIN
-        fingerprint = int.from_bytes(self._codec.fingerprint, "little")
-        nulls, float_nulls = read_kernels.read_rows(
-            joined, sizes, fingerprint, self._bits, cells, oldest, words, status, event_us
-        )
-        whole = Joined(joined, sizes)
-        return self._kinds.columns(words, status if nulls else None, event_us, float_nulls, whole)
-
     def _one_by_one(self, data: Sequence[bytes | None], now_us: int) -> ViewColumns:
         """Rows that hold texts, lists or maps."""
         n = len(data)
@@ -245,6 +273,33 @@ class RowColumns:
         return ViewColumns((), lists, status if status.any() else None, event_us)
 
 
+class RowWords:
+    """Reads rows of several views in one call, where all of them have `word_rows`."""
+
+    def __init__(self, readers: Sequence[RowColumns]) -> None:
+        views, cells, first = [], [], 0
+        for view, own in (reader.layout for reader in readers):
+            views.append((*view, first))
+            cells.append(own + np.array([0, 0, 0, 0, 0, first]))  # the status behind the others'
+            first += len(own)
+        self._views = np.array(views, np.int64).reshape(-1, 4)
+        self._cells = np.concatenate(cells) if cells else np.empty((0, 6), np.int64)
+
+    def read(self, data: Sequence[bytes | None], now_us: int) -> Words:
+        """The features as of now; `data` are n rows of the first view, n of the next one, ..."""
+        n = len(data) // len(self._views)
+        kept = [row or b"" for row in data]
+        sizes = np.array([len(row) for row in kept], np.int64)
+        joined = np.frombuffer(b"".join(kept), np.uint8)
+        words = np.zeros((len(self._cells), n), np.int64)
+        status = np.zeros((len(self._cells), n), np.uint8)
+        event_us = np.zeros((len(self._views), n), np.int64)
+        nulls = read_kernels.read_rows(
+            joined, sizes, self._views, self._cells, now_us, words, status, event_us
+        )
+        return Words(words, status, event_us, nulls, Joined(joined, sizes))
+
+
 class WindowColumns:
     """Reads some features of a windowed view's sections."""
 
@@ -254,7 +309,8 @@ class WindowColumns:
         self._program = WindowProgram.of(view)
         wanted = [view.feature_names.index(name) for name in names]
         counts = [at for at, i in enumerate(wanted) if view.aggregations[i].function == "count"]
-        self._kinds = _Kinds([view.aggregations[i].output_type for i in wanted], counts)
+        self.types = [view.aggregations[i].output_type for i in wanted]
+        self._kinds = _Kinds(self.types, counts)
         if self._program.reads_whole:
             self._table = self._program.result_table([(wanted[i], i) for i in self._kinds.order])
 
@@ -262,9 +318,18 @@ class WindowColumns:
         """The features of each entity, windows up to now."""
         if not self._program.reads_whole:
             return self._one_by_one(data, now_us)
+        return self._kinds.columns_of(self.words(data, now_us))
+
+    @property
+    def word_rows(self) -> list[int] | None:
+        """The row of each feature among `words`; None where there are other values than numbers."""
+        return self._kinds.rows if self._program.reads_whole else None
+
+    def words(self, data: Sequence[bytes | None], now_us: int) -> Words:
+        """The features of each entity as of now; only where `word_rows` is not None."""
         words, sizes = self._program.joined(data)
         found, status, newest, nulls = self._program.read_columns(words, sizes, self._table, now_us)
-        return self._kinds.columns(found, status, newest, nulls, Joined(words, sizes))
+        return Words(found, status, newest.reshape(1, -1), nulls, Joined(words, sizes))
 
     def _one_by_one(self, data: Sequence[bytes | None], now_us: int) -> ViewColumns:
         """Windows that hold sketches: merged by Python."""

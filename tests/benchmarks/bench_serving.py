@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from headwater.local import LocalRedis
 from headwater.local.process import free_ports
-from headwater.online.columns import warm
+from headwater.online import columns
+from service import single
 from tests.benchmarks.measure import RESULTS, environment, tree_cpu
 from tests.benchmarks.serving import load, report, servers, stages, trouble
 from tests.benchmarks.serving.load import Load
@@ -42,7 +43,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.seconds, arguments.runs = 2, 2
-    warm()  # compiles the loops where no earlier run has: not what is measured here
+    columns.warm()  # compiles the loops where no earlier run has: not what is measured here
+    single.warm()
     server = LocalRedis()
     server.start()
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,7 +19,6 @@ from headwater.offline.verify import Report
 from headwater.online.columns import RowColumns
 from headwater.states import WindowStates
 from headwater.windows import EventBatch, WindowProgram
-from service.single import SingleEntity
 from tests.proof.world import MINUTE, SECOND, USERS, World
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -115,18 +115,12 @@ def _doubles_tiles(patch: pytest.MonkeyPatch) -> None:
 
 
 def _ignores_ttl(patch: pytest.MonkeyPatch) -> None:
-    make, single = RowColumns.__init__, SingleEntity.__init__
+    make = RowColumns.__init__
 
     def without(self: Any, view: Any, names: Any) -> None:
-        make(self, view, names)
-        self._ttl_us = 0
-
-    def alone(self: Any, *given: Any) -> None:
-        single(self, *given)
-        self._views = [view._replace(oldest_us=0) for view in self._views]
+        make(self, msgspec.structs.replace(view, ttl_us=0), names)
 
     patch.setattr(RowColumns, "__init__", without)
-    patch.setattr(SingleEntity, "__init__", alone)
 
 
 @pytest.mark.parametrize(

@@ -116,10 +116,11 @@ def _loads(found: dict[str, Any]) -> str:
 
 
 def _stages(found: dict[str, dict[str, float]]) -> str:
-    names = list(next(iter(found.values())))
+    names = list(dict.fromkeys(name for taken in found.values() for name in taken))
     lines = [f"| us in our own code | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
     for name, taken in found.items():
-        lines.append(f"| {name} | {' | '.join(f'{us:.1f}' for us in taken.values())} |")
+        cells = [f"{taken[stage]:.1f}" if stage in taken else "" for stage in names]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
