@@ -80,7 +80,7 @@ def serve(repo: Path, redis_url: str, **settings: str) -> Iterator[Running]:
             env=env, stderr=out, stdout=out,
         )  # fmt: skip
         try:
-            deadline = time.monotonic() + 90
+            deadline = time.monotonic() + 300
             while not listens(port):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, "the service does not listen"
