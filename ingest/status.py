@@ -14,7 +14,7 @@ from headwater.online.writer import OnlineWriter
 from headwater.times import NO_TIME
 from ingest.letters import letter_of
 from ingest.metrics import Metrics
-from ingest.records import Committed, DeadLetter, Records, TopicPartition
+from ingest.records import DeadLetter, Records, TopicPartition
 from ingest.route import StreamRoute, Taken
 from ingest.routes import Routes
 
@@ -37,10 +37,12 @@ class Status:
         #: (the dead letter, when it was put aside, ms): those that are yet to be shown.
         self._buried: dict[str, deque[tuple[DeadLetter, int]]] = {}
 
-    def began(self, tp: TopicPartition, position: int, committed: int | None) -> None:
+    def began(
+        self, tp: TopicPartition, position: int, committed: int | None, taken: dict[str, int]
+    ) -> None:
         """The partition is this worker's, whether or not there is anything to take in."""
         status = self._of.setdefault(tp, PartitionStatus(worker=_worker()))
-        status.position, status.committed = position, committed
+        status.position, status.committed, status.taken = position, committed, taken
         status.end = max(status.end, position)
 
     def took(self, records: Records, taken: Taken, route: StreamRoute) -> None:
@@ -91,10 +93,11 @@ class Status:
         for gauge in (self._metrics.lag_records, self._metrics.lag_seconds):
             gauge.labels(tp.topic, str(tp.partition)).set(0)
 
-    def committed(self, positions: Mapping[TopicPartition, Committed]) -> None:
-        for tp, at in positions.items():
+    def committed(self, of: Mapping[TopicPartition, tuple[int, dict[str, int]]]) -> None:
+        """The offset that was committed, and what became of the messages before it."""
+        for tp, (offset, taken) in of.items():
             status = self._of.setdefault(tp, PartitionStatus(worker=_worker()))
-            status.committed, status.committed_at = at.offset, time.time()
+            status.committed, status.committed_at, status.taken = offset, time.time(), taken
 
     def buried(self, dead: Sequence[DeadLetter]) -> None:
         """Letters are in their topic for good; the last are shown with the next status."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Collection
+from collections import Counter, deque
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,11 @@ MOST_PATIENCE = 5.0
 
 
 class Saved(msgspec.Struct):
-    """What is saved beside a committed offset: the watermark of each source, microseconds."""
+    """What is saved beside a committed offset: the watermark of each source, microseconds; and what
+    became of all messages before it, counted once whatever dies."""
 
     watermarks: dict[str, int] = {}
+    counts: dict[str, int] = {}
 
 
 class Worker:
@@ -80,6 +82,8 @@ class Worker:
         self.positions: dict[TopicPartition, int] = {}
         #: Of each partition the watermark that each source has seen in it.
         self._watermarks: dict[TopicPartition, dict[str, int]] = {}
+        #: Of each partition what became of the messages before its position.
+        self._counts: dict[TopicPartition, Counter[str]] = {}
         #: Of each partition, when Kafka got its newest record, ms.
         self._clocks: dict[TopicPartition, int] = {}
         self._dead: list[tuple[TopicPartition, DeadLetter]] = []
@@ -195,9 +199,10 @@ class Worker:
         self.takeover.begin(self.routes.log_ends(tp), position)
         self.consumer.seek(tp, position)
         saved = held.metadata if held else ""
-        self._watermarks[tp] = msgspec.json.decode(saved, type=Saved).watermarks if saved else {}
+        found = _read(saved)
+        self._watermarks[tp], self._counts[tp] = found.watermarks, Counter(found.counts)
         self.positions[tp] = position
-        self.status.began(tp, position, held.offset if held else None)
+        self.status.began(tp, position, held.offset if held else None, found.counts)
 
     def _give_up(self, revoked: Collection[TopicPartition]) -> None:
         """Partitions are somebody else's: write what is pending (it is true), forget the rest."""
@@ -207,6 +212,7 @@ class Worker:
         for tp in revoked:
             self.positions.pop(tp, None)
             self._watermarks.pop(tp, None)
+            self._counts.pop(tp, None)
             self.takeover.end(tp)
             self.status.gave_up(tp)
             self.routes.forget(tp)
@@ -239,6 +245,8 @@ class Worker:
                     self._dead.append((tp, dead_letter(records, at, kind, reason)))
                 if taken.batch is not None:
                     self._fold(route, taken.batch, now_us)
+                    self._counts[tp]["applied"] += len(taken.batch.offsets)
+                self._counts[tp]["rejected"] += len(taken.rejected)
                 self.status.took(records, taken, route)
             self._rows += len(records)
             first_ms, last_ms = int(records.timestamp_ms[0]), int(records.timestamp_ms[-1])
@@ -355,7 +363,7 @@ class Worker:
         self._write()
         self._saved = time.monotonic()
         positions = {
-            tp: Committed(at, msgspec.json.encode(Saved(self._watermarks[tp])).decode())
+            tp: Committed(at, _saved(self._watermarks[tp], self._counts[tp]))
             for tp, at in self.positions.items()
         }
         jobs: list[Future[Any]] = [self._written.future] if self._written is not None else []
@@ -385,7 +393,9 @@ class Worker:
                 dead = [letter for _, letter in checkpoint.dead]
                 self.consumer.commit(checkpoint.positions, dead)
                 self.status.buried(dead)
-        self.status.committed(checkpoint.positions)
+        self.status.committed(
+            {tp: (at.offset, _read(at.metadata).counts) for tp, at in checkpoint.positions.items()}
+        )
         for route in self.routes:
             self.status.show(route, self._watermarks)
 
@@ -416,6 +426,14 @@ class Worker:
             ends[tp] <= begins[tp] or ((at := committed[tp]) is not None and at.offset >= ends[tp])
             for tp in others
         )
+
+
+def _saved(watermarks: dict[str, int], counts: Mapping[str, int]) -> str:
+    return msgspec.json.encode(Saved(watermarks, dict(counts))).decode()
+
+
+def _read(saved: str) -> Saved:
+    return msgspec.json.decode(saved, type=Saved) if saved else Saved()
 
 
 def _is_behind(records: Records) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from headwater import __version__
 from headwater.catalog import Catalog, ViewPlan
 from headwater.errors import StoreUnavailableError
-from headwater.online import drift_status, job_status, verified
+from headwater.online import drift_status, ingest_status, job_status, verified
 from headwater.online.job_status import MATERIALIZE, JobStatus
 from headwater.online.store_use import StoreUse, store_use
 from headwater.online.writer import OnlineWriter
@@ -50,6 +51,8 @@ class Observed:
         self._features: list[tuple[str, str]] = []
         self.clocks: Mapping[tuple[str, str], int] = {}
         self.jobs: Mapping[tuple[str, str], JobStatus] = {}
+        #: (topic, result) -> messages, of all partitions.
+        self.taken: Counter[tuple[str, str]] = Counter()
         self.use: StoreUse | None = None
         self.verified: Mapping[tuple[str, str, str], int] = {}
         self.verified_at = 0.0
@@ -76,6 +79,7 @@ class Observed:
             self.clocks = writer.clocks()
             self._held_to.show(self.clocks)
             self.jobs = job_status.read(writer)
+            self.taken = _taken(catalog, writer)
             self.use = store_use(writer)
             self.verified, self.verified_at = verified.read(writer.client, writer.project)
             self.drift = drift_status.read(writer.client, writer.project, self.drift)
@@ -91,6 +95,7 @@ class Observed:
     def collect(self) -> Iterator[Metric]:
         yield from self._promised or (_topics(None), *_promised(()))
         yield self._last_events()
+        yield self._taken_in()
         yield from self._job_families()
         yield from self._store_families()
         yield from self._verify_families()
@@ -109,6 +114,17 @@ class Observed:
         )
         for (stage, view), event_us in self.clocks.items():
             family.add_metric([view, stage], event_us / 1e6)
+        return family
+
+    def _taken_in(self) -> Metric:
+        family = CounterMetricFamily(
+            PREFIX + "ingest_committed_records",
+            "Messages before the committed offsets by what became of them (applied, rejected), "
+            "each counted once, whichever workers took them in and however those ended",
+            labels=["topic", "result"],
+        )  # fmt: skip
+        for (topic, result), count in self.taken.items():
+            family.add_metric([topic, result], count)
         return family
 
     def _job_families(self) -> Iterator[Metric]:
@@ -228,6 +244,16 @@ class Observed:
             if self.use.memory_limit_bytes:
                 limit.add_metric(["redis"], self.use.memory_limit_bytes)
         yield from (up, used, limit, evicted)
+
+
+def _taken(catalog: Catalog, writer: OnlineWriter) -> Counter[tuple[str, str]]:
+    """What became of the messages of the catalogue's topics."""
+    topics = {topic for stream in catalog.streams.values() for topic in stream.topics}
+    found = Counter({(topic, result): 0 for topic in topics for result in ("applied", "rejected")})
+    for (topic, _), status in ingest_status.read(writer).items():
+        if topic in topics:
+            found.update({(topic, result): n for result, n in status.taken.items()})
+    return found
 
 
 def _topics(catalog: Catalog | None) -> Metric:

@@ -21,8 +21,9 @@ class PartitionStatus(msgspec.Struct):
 
     position: the next offset to take in; end: the partition's end when it was last asked;
     record_ms: when Kafka got the last record taken in; rate: events a second; rejected: kind ->
-    how many since the worker started; state_keys,
-    state_bytes: window states in the worker's memory. stopped: the worker ended as it was asked to.
+    how many since the worker started; taken: what became of the messages before the committed
+    offset ("applied", "rejected"), whichever workers took them in; state_keys, state_bytes: window
+    states in the worker's memory. stopped: the worker ended as it was asked to.
     """
 
     worker: str
@@ -34,6 +35,7 @@ class PartitionStatus(msgspec.Struct):
     watermark_us: int | None = None
     applied: int = 0
     rejected: dict[str, int] = {}
+    taken: dict[str, int] = {}
     rate: float = 0.0
     updated_at: float = 0.0
     state_keys: int = 0
