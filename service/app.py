@@ -27,6 +27,7 @@ from service import (
     training_sets,
     ui,
     usage,
+    writes,
 )
 from service.crew import Place
 from service.gate import Gate
@@ -199,24 +200,20 @@ def _add_writes(app: FastAPI, service: Service) -> None:
         await service.write(await service.body(request))
         return _json(None)
 
-    async def load(body: dict[str, Any]) -> Response:
-        names = body.get("feature_views")
-        if names is not None and not (
-            isinstance(names, list) and all(isinstance(name, str) for name in names)
-        ):
-            raise BadRequestError('"feature_views" must be a list of names')
-        await asyncio.to_thread(service.materialize, names)
+    async def load(request: Request) -> Response:
+        asked = writes.materialize_of(await service.body(request))
+        await asyncio.to_thread(service.materialize, asked)
         return _json(None)
 
     @app.post("/materialize", openapi_extra=openapi.MATERIALIZE, tags=["writes"])
     async def materialize_all(request: Request) -> Response:
-        """Load the latest row of each entity from the batch sources."""
-        return await load(await service.body(request))
+        """Load the latest row of each entity, within times where they are given."""
+        return await load(request)
 
     @app.post("/materialize-incremental", openapi_extra=openapi.MATERIALIZE, tags=["writes"])
     async def materialize_incremental(request: Request) -> Response:
         """As /materialize: rows that Redis already holds, or newer ones, stay."""
-        return await load(await service.body(request))
+        return await load(request)
 
 
 def _add_health(app: FastAPI, service: Service) -> None:

@@ -49,11 +49,26 @@ PUSH = _body(
         "push_source_name": {"type": "string"},
         "df": _COLUMNS,
         "to": {"type": "string", "enum": ["online", "offline", "online_and_offline"]},
+        "allow_registry_cache": {"type": "boolean"},
     },
     ["push_source_name", "df"],
 )
-ROWS = _body({"feature_view_name": {"type": "string"}, "df": _COLUMNS}, ["feature_view_name", "df"])
-MATERIALIZE = _body({"feature_views": _NAMES}, [])
+ROWS = _body(
+    {
+        "feature_view_name": {"type": "string"},
+        "df": _COLUMNS,
+        "allow_registry_cache": {"type": "boolean"},
+    },
+    ["feature_view_name", "df"],
+)
+_TIME = {"type": "string", "format": "date-time"}
+MATERIALIZE = _body(
+    {
+        "feature_views": _NAMES, "start_ts": _TIME, "end_ts": _TIME,
+        "disable_event_timestamp": {"type": "boolean"},
+    },
+    [],
+)  # fmt: skip
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _DESCRIBED = {"name": {"type": "string"}, "description": {"type": "string"}, "tags": _TEXTS}
 _VALUE = {"anyOf": [{"type": "number"}, {"type": "string"}]}

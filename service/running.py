@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableEr
 from headwater.online.cluster_link import ClusterLink, open_link
 from headwater.online.connect import connect
 from headwater.online.link import Link
+from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter, clock_key
 from headwater.settings import Settings
 from service import writes
@@ -28,6 +30,10 @@ from service.slots import Slots
 from service.vectors import Vectors, parse
 
 logger = logging.getLogger("headwater.service")
+
+_STAYS = "the catalogue stays as it was: %s"
+#: Rows of a view, and what writes and reads it.
+Framed = tuple[writes.Frame, ViewReader]
 
 
 class Service:
@@ -51,6 +57,7 @@ class Service:
         self._writer: OnlineWriter | None = None
         self.pushes = Pushes(lambda: self.writer, settings.max_queued_pushes, folder, number)
         self._held_data = False
+        self._looking = asyncio.Lock()
 
     def _load(self) -> tuple[str, Catalog]:
         return catalog_cache.fingerprint(self.repo), catalog_cache.load(self.repo)
@@ -92,12 +99,20 @@ class Service:
         while True:
             await asyncio.sleep(1.0)
             try:
-                # In a thread: it reads files, or asks the registry's database.
-                now = await asyncio.to_thread(catalog_cache.fingerprint, self.repo)
-                if now != self.fingerprint:
-                    await self.reload()
+                await self.look_again()
             except (HeadwaterError, OSError) as error:
-                logger.warning("the catalogue stays as it was: %s", error)
+                logger.warning(_STAYS, error)
+
+    async def look_again(self) -> None:
+        """Take a registry that has changed into use. Raises HeadwaterError where it cannot be read.
+
+        One at a time: who asks meanwhile waits for the catalogue that is being made.
+        """
+        async with self._looking:
+            # In a thread: it reads files, or asks the registry's database.
+            now = await asyncio.to_thread(catalog_cache.fingerprint, self.repo)
+            if now != self.fingerprint:
+                await self.reload()
 
     async def reload(self) -> None:
         """Take the definitions as they are now into use."""
@@ -123,30 +138,59 @@ class Service:
 
     async def push(self, body: dict[str, Any], wait: str = "online") -> dict[str, Any]:
         """Rows for every view of a push source; the receipt. Raises BadRequestError."""
-        name = body.get("push_source_name")
-        catalog = self.planner.catalog
-        if not isinstance(name, str) or name not in catalog.push_sources:
-            message = f"Unable to find push source '{name}'."
-            raise BadRequestError(message, 422, "PushSourceNotFoundException")
-        readers = self.planner.readers
-        frames = [
-            (writes.frame(view, body.get("df")), readers[view.name])
-            for view in catalog.views_of_push(name)
-        ]
+        frames = await self._frames(body, self._pushed)
         return await self.pushes.push(frames, str(body.get("to", "online")), wait)
-
-    def materialize(self, names: list[str] | None) -> None:
-        """Load the batch sources of views; blocks."""
-        from headwater.offline.materialize import materialize  # DuckDB, pandas: not at the start
-
-        materialize(self.planner.catalog, self.writer, names)
 
     async def write(self, body: dict[str, Any]) -> None:
         """Rows for one view, servable when this returns. Raises BadRequestError."""
+        await self.pushes.push(await self._frames(body, self._written), "online", "online")
+
+    async def _frames(
+        self, body: dict[str, Any], read: Callable[[dict[str, Any]], list[Framed]]
+    ) -> list[Framed]:
+        """The rows of a body by the catalogue in use.
+
+        Where that does not know what the body writes to, and the body wants no cached registry (as
+        Feast's remote client does), by the catalogue of now.
+        """
+        try:
+            return read(body)
+        except BadRequestError as refusal:
+            if body.get("allow_registry_cache") is not False:
+                raise
+            try:
+                await self.look_again()
+            except (HeadwaterError, OSError) as error:
+                logger.warning(_STAYS, error)
+                raise refusal from None
+            return read(body)
+
+    def _pushed(self, body: dict[str, Any]) -> list[Framed]:
+        name = body.get("push_source_name")
+        catalog, readers = self.planner.catalog, self.planner.readers
+        if not isinstance(name, str) or name not in catalog.push_sources:
+            message = f"Unable to find push source '{name}'."
+            raise BadRequestError(message, 422, "PushSourceNotFoundException")
+        return [
+            (writes.frame(view, body.get("df")), readers[view.name])
+            for view in catalog.views_of_push(name)
+        ]
+
+    def _written(self, body: dict[str, Any]) -> list[Framed]:
         name = body.get("feature_view_name")
+        if isinstance(name, str) and name in self.planner.catalog.on_demand:
+            raise BadRequestError(
+                f"on-demand feature view {name!r} is computed when it is asked for; "
+                "write to the views that it is made of"
+            )
         reader = self.planner.readers.get(name) if isinstance(name, str) else None
         if reader is None:
             message = f"there is no feature view {name!r}"
             raise BadRequestError(message, 404, "FeatureViewNotFoundException")
-        frame = writes.frame(reader.view, body.get("df"))
-        await self.pushes.push([(frame, reader)], "online", "online")
+        return [(writes.frame(reader.view, body.get("df")), reader)]
+
+    def materialize(self, asked: writes.Materialize) -> None:
+        """Load the batch sources of views; blocks."""
+        from headwater.offline.materialize import materialize  # DuckDB, pandas: not at the start
+
+        materialize(self.planner.catalog, self.writer, asked.names, asked.since_us, asked.until_us)

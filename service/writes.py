@@ -91,6 +91,47 @@ def frame(view: ViewPlan, df: Any) -> Frame:
     )
 
 
+class Materialize(NamedTuple):
+    """What a request to materialize asks for; times in microseconds, None where unbounded."""
+
+    names: list[str] | None
+    since_us: int | None
+    until_us: int | None
+
+
+def materialize_of(body: dict[str, Any]) -> Materialize:
+    """What `body` asks for, as Feast's feature server takes it. Raises BadRequestError."""
+    names = body.get("feature_views")
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        raise BadRequestError('"feature_views" must be a list of names')
+    if body.get("version") is not None:
+        raise BadRequestError(
+            '"version" is not supported: what is served is the latest version of a view'
+        )
+    if body.get("disable_event_timestamp") is True:
+        return Materialize(names, None, None)
+    bounds = [_bound(body, name) for name in ("start_ts", "end_ts")]
+    if None not in bounds and bounds[0] > bounds[1]:  # type: ignore[operator]
+        raise BadRequestError('"start_ts" is later than "end_ts"')
+    return Materialize(names, *bounds)
+
+
+def _bound(body: dict[str, Any], name: str) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return micros(value)
+    except (ValueError, TypeError, OverflowError):
+        raise BadRequestError(
+            f'"{name}" is {value!r}, which is no time; give one such as "2026-01-31T12:00:00Z"'
+        ) from None
+
+
 def _time_column(view: ViewPlan, df: dict[str, Any]) -> str:
     names = [view.batch.timestamp_field] if view.batch else []
     for name in (*names, "event_timestamp"):

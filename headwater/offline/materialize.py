@@ -27,12 +27,17 @@ _CUT = 50_000
 
 
 def materialize(
-    catalog: Catalog, writer: OnlineWriter, names: Sequence[str] | None = None
+    catalog: Catalog,
+    writer: OnlineWriter,
+    names: Sequence[str] | None = None,
+    since_us: int | None = None,
+    until_us: int | None = None,
 ) -> dict[str, int]:
     """Load views (all batch views, or those named); returns the entities written for each.
 
-    A row that Redis already holds with a newer event time stays. Raises BadRequestError for a
-    view that does not exist or has windows.
+    Of rows with an event time from `since_us` to `until_us`, both included; None is no bound. A row
+    that Redis already holds with a newer event time stays. Raises BadRequestError for a view that
+    does not exist or has windows.
     """
     views = [v for v in catalog.views.values() if v.kind == "row" and v.batch and not v.stream]
     if names is not None:
@@ -44,18 +49,23 @@ def materialize(
     windowed = [view.name for view in views if view.kind == "window"]
     if windowed:
         raise BadRequestError(f"{windowed} have windows, which `headwater ingest` folds")
-    return {view.name: _noted(catalog, writer, view) for view in views if view.online}
+    done = {}
+    for view in views:
+        if view.online:
+            with running(writer, MATERIALIZE, view.name) as run:
+                run.rows = done[view.name] = _load(catalog, writer, view, since_us, until_us)
+    return done
 
 
-def _noted(catalog: Catalog, writer: OnlineWriter, view: ViewPlan) -> int:
-    with running(writer, MATERIALIZE, view.name) as run:
-        run.rows = _load(catalog, writer, view)
-        return run.rows
-
-
-def _load(catalog: Catalog, writer: OnlineWriter, view: ViewPlan) -> int:
+def _load(
+    catalog: Catalog,
+    writer: OnlineWriter,
+    view: ViewPlan,
+    since_us: int | None,
+    until_us: int | None,
+) -> int:
     scan = open_view(catalog, view)
-    rows = newest_of_each(scan, view.join_keys)
+    rows = newest_of_each(scan, view.join_keys, since_us, until_us)
     own = [EVENT, *([CREATED] if scan.has_created else [])]
     names = [*(k.name for k in view.join_keys), *view.feature_names, *own]
     packer, prefix = RowPacker(view), key_prefix(catalog.project, view)

@@ -67,6 +67,21 @@ def test_the_newest_row_of_each_entity_is_loaded(redis_client: redis.Redis, tmp_
     assert writer.clocks() == {(s, "v"): newest for s in ("source", "offline", "online")}
 
 
+def test_only_rows_within_the_times_are_loaded(redis_client: redis.Redis, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    plans = catalog(path)
+    writer = OnlineWriter(redis_client, "p")
+    write(
+        path, [(1, float(hour), "one", hour, hour) for hour in range(6)] + [(2, 9.0, "two", 5, 5)]
+    )
+    first, second, fourth = (int((T0 + h * HOUR).timestamp() * 1e6) for h in (1, 2, 4))
+    assert materialize(plans, writer, None, second, fourth) == {"v": 1}
+    assert held(redis_client, plans, 1, 2) == [(4.0, "one", ["a"]), None]
+    assert materialize(plans, writer, None, None, first) == {"v": 1}
+    assert held(redis_client, plans, 1) == [(4.0, "one", ["a"])]
+    assert writer.clocks()["online", "v"] == fourth
+
+
 def test_how_each_load_went_is_kept(redis_client: redis.Redis, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     plans = catalog(path)

@@ -108,6 +108,13 @@ def test_a_mistake_in_an_on_demand_view_names_the_view(running: Running) -> None
     assert "'by_mistake' failed: ZeroDivisionError" in answer.json["detail"]
 
 
+def test_rows_cannot_be_written_to_what_is_computed(running: Running) -> None:
+    body = {"feature_view_name": "by_row", "df": {"user_id": [1], "twice": [2.0]}}
+    answer = running.post("/write-to-online-store", body)
+    assert answer.status == 422
+    assert "computed when it is asked for" in answer.json["detail"]
+
+
 def test_feasts_own_errors_are_json_in_a_json_text(running: Running) -> None:
     from feast.errors import FeastError, FeatureViewNotFoundException, PushSourceNotFoundException
 
@@ -218,6 +225,57 @@ def test_a_catalogue_change_is_taken_up_and_no_byte_is_misread(
             store.registry.apply_feature_view(view, store.project)
         until(lambda: statuses() == ["PRESENT"], 60)
     assert seen == {(0.25, 3), (None, None)}
+
+
+def test_a_view_can_be_written_to_as_soon_as_it_is_registered(running: Running, repo: Path) -> None:
+    """By who wants no cached registry, as Feast's remote client; others wait for two seconds."""
+    frame = {"user_id": [1], "d0": [0.5], "event_timestamp": ["2024-01-01"]}
+    body = {"feature_view_name": "made_now", "df": frame, "allow_registry_cache": False}
+    assert running.post("/write-to-online-store", body).status == 404
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from feast import FeatureStore, FeatureView
+
+        store = FeatureStore(repo_path=str(repo))
+        doubles = store.get_feature_view("doubles")
+        fields = [f for f in doubles.features if f.name == "d0"] + doubles.entity_columns
+        made = FeatureView(
+            name="made_now", source=doubles.batch_source, entities=[store.get_entity("user")],
+            schema=fields,
+        )  # fmt: skip
+        try:
+            store.registry.apply_feature_view(made, store.project)
+            # The catalogue is made anew meanwhile, by a process that imports Feast.
+            assert running.post("/write-to-online-store", body, timeout=180).status == 200
+            found = running.features(["made_now:d0"], {"user_id": [1]}).columns()
+            assert found["d0"]["values"] == [0.5]
+        finally:
+            store.registry.delete_feature_view("made_now", store.project)
+
+
+def test_a_load_of_batch_sources_keeps_to_its_times(running: Running, repo: Path) -> None:
+    days = [datetime(2024, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
+    table = {"user_id": [700] * 3, "event_timestamp": days}
+    table |= {f"d{i}": [1.0, 2.0, 3.0] for i in range(5)}
+    pq.write_table(pa.table(table), repo / "data" / "doubles.parquet")
+
+    def load(**body: Any) -> Any:
+        answer = running.post("/materialize", {"feature_views": ["doubles"], **body})
+        assert answer.status == 200, answer.body
+        found = running.features(["doubles:d0"], {"user_id": [700]}).columns()
+        return found["d0"]["values"][0]
+
+    assert load(start_ts="2023-12-01", end_ts="2023-12-31T00:00:00Z") is None
+    assert load(start_ts="2024-01-01", end_ts="2024-01-02T00:00:00+00:00") == 2.0
+    assert load(end_ts="2024-01-01", disable_event_timestamp=True) == 3.0
+    for wrong, says in (
+        ({"start_ts": "soon"}, "no time"),
+        ({"start_ts": "2024-01-02", "end_ts": "2024-01-01"}, "later"),
+        ({"version": "v2"}, "latest version"),
+    ):
+        answer = running.post("/materialize", wrong)
+        assert answer.status == 422
+        assert says in answer.json["detail"]
 
 
 def test_keys_of_every_type_and_values_of_the_rarer_ones(running: Running, repo: Path) -> None:
