@@ -14,12 +14,12 @@ COPY ingest ingest
 RUN pip install --no-deps .
 
 COPY feature_repo feature_repo
-# Numba compiles loops when they are first used, and keeps them here: those that serve, now.
+# Numba compiles loops when they are first used, and keeps them here: those that serve and fold, now.
 ENV NUMBA_CACHE_DIR=/home/headwater/numba
 RUN useradd --create-home headwater \
     && mkdir -p feature_repo/data && chown headwater feature_repo/data
 USER headwater
-RUN ["python", "-c", "from headwater.online.columns import warm; warm()"]
+RUN ["python", "-c", "from headwater.online import columns, sinks; columns.warm(); sinks.warm()"]
 
 EXPOSE 6566 9465
 ENTRYPOINT ["headwater"]

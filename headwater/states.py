@@ -235,14 +235,20 @@ class WindowStates:
         size, used = self._keys.size, int(self._top[0])
         blocks = self._slots[:size, arena.BLOCK]
         live = int(arena.CAPACITY[blocks].sum()) * self._stride
-        gone = live < used * 2 // 3
-        room = live if gone else used
-        words = np.empty(room * 3 // 2 + 4096 * self._stride, np.int64)
-        if gone:
-            self._top[0] = arena.relocate(self.program.width, self._words, self._slots, size, words)
-            self._free[:] = -1
-        else:
-            words[:used] = self._words[:used]
+        if live < used * 2 // 3:
+            self.tidy(live * 3 // 2 + 4096 * self._stride)
+            return
+        words = np.empty(used * 3 // 2 + 4096 * self._stride, np.int64)
+        words[:used] = self._words[:used]
+        self._words = words
+
+    def tidy(self, room: int) -> None:
+        """Move all blocks into an arena of `room` words, without gaps; it must hold them."""
+        words = np.empty(room, np.int64)
+        self._top[0] = arena.relocate(
+            self.program.width, self._words, self._slots, self._keys.size, words
+        )
+        self._free[:] = -1
         self._words = words
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -18,13 +16,11 @@ from headwater import catalog_cache
 from headwater.errors import HeadwaterError
 from headwater.logs import start_logging
 from headwater.online.connect import connect
+from headwater.online.sinks import warm
 from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
+from ingest import memory
 from ingest.worker import Worker
-
-#: Parameters of glibc's mallopt: arenas; from which size on memory is mapped anew each time; how
-#: much that is free is kept.
-_MALLOC = {-8: 1, -3: 32 << 20, -1: 256 << 20}
 
 
 def main() -> int:
@@ -48,6 +44,7 @@ def _run(repo: Path, until_end: bool) -> int:
     logging.getLogger("kafka.cluster").setLevel("CRITICAL")
     catalog = catalog_cache.load(repo)
     client = connect(settings.redis_url or catalog.redis_url, 10 * settings.redis_timeout_seconds)
+    warm()
     worker = Worker(repo, settings, OnlineWriter(client, catalog.project))
 
     def stop(*_: object) -> None:
@@ -56,23 +53,11 @@ def _run(repo: Path, until_end: bool) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     start_http_server(settings.metrics_port, settings.metrics_host, worker.metrics.registry)
-    _keep_memory()
+    memory.keep()
     worker.run(until_end)
     # Extension modules complain of objects that they cannot free at the end.
     gc.unfreeze()
     return 0
-
-
-def _keep_memory() -> None:
-    """Batches are alike: one's memory is kept for the next one's arrays and objects."""
-    # Tens of thousands of objects die with their batch: looking among them is wasted time.
-    gc.freeze()
-    gc.set_threshold(500_000, 10, 10)
-    # Memory that is given back to the system has to be zeroed before it comes again.
-    with contextlib.suppress(AttributeError, OSError):  # other C libraries have no such call
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in _MALLOC.items():
-            mallopt(parameter, value)
 
 
 if __name__ == "__main__":

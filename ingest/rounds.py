@@ -12,6 +12,7 @@ from headwater.errors import HeadwaterError, RebuildBusyError, StoreUnavailableE
 from headwater.online.expiry import Sweeper
 from headwater.online.progress import Place
 from headwater.rebuild import Rebuilder, missing
+from ingest import memory
 from ingest.chores import Chores
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ TAKEOVER_OFFSETS = 1_000_000
 REBUILD = ("rebuild", "--behind")
 #: Time between two looks at the log's files and at the sources' histories.
 UPKEEP_SECONDS = 120.0
+#: Least time between two times that memory is given back.
+GIVE_BACK_SECONDS = 60.0
 
 
 class Rounds:
@@ -36,6 +39,7 @@ class Rounds:
         self._chores = Chores(worker.repo)
         self._looked = time.monotonic()
         self._upkeep = time.monotonic() + UPKEEP_SECONDS
+        self._gave_back = float("-inf")
         self.begin()
 
     def begin(self) -> None:
@@ -70,6 +74,9 @@ class Rounds:
             self.fill_histories()
             if worker.settings.log == "on":
                 self._chores.start("compact")
+        if worker.caught_up and now - self._gave_back >= GIVE_BACK_SECONDS:
+            self._gave_back, worker.was_behind = now, False
+            memory.give_back()
         self._look_at_catalog()
 
     def _look_at_catalog(self) -> None:

@@ -94,6 +94,8 @@ class Worker:
         self._clean = True
         self._subscribed = False
         self._behind = False
+        #: Whether it was behind since memory was last given back.
+        self.was_behind = False
         self._rows = 0
         self._record_ms: list[int] = []
         #: Of what was taken in since the last write, the age of the youngest record.
@@ -117,6 +119,11 @@ class Worker:
         self.routes = Routes(catalog, self.writer, self.settings, self.metrics)
         self.catalog, self.fingerprint = catalog, fingerprint
         self.metrics.declare(catalog)
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether it was behind since memory was last given back, and is no longer."""
+        return self.was_behind and not self._behind
 
     def resubscribe(self) -> None:
         """Go by the catalogue that was loaded, from the committed offsets on."""
@@ -190,6 +197,7 @@ class Worker:
             if records.tp in self.positions and records.tp not in moved.assigned:
                 self._take(records)
                 self._behind |= _is_behind(records)
+        self.was_behind |= self._behind
         self._hand_over()
 
     def _begin(self, tp: TopicPartition) -> None:

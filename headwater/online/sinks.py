@@ -14,10 +14,10 @@ import pyarrow as pa
 from numba import njit
 
 from headwater.arrow import numpy_column
-from headwater.catalog import ViewPlan, column_kind
+from headwater.catalog import AggregationPlan, FieldPlan, ViewPlan, column_kind
 from headwater.codec import key_prefix, section_source, split_sections
 from headwater.errors import HeadwaterError
-from headwater.interning import Int64, KeyTable, Texts, entity_texts
+from headwater.interning import Int64, KeyTable, Texts, entity_texts, texts
 from headwater.online.commands import Commands
 from headwater.online.rows import RowPacker
 from headwater.online.writer import OnlineWriter
@@ -287,3 +287,22 @@ class WindowSink:
     def _written(self, states: WindowStates) -> Commands:
         which = states.take_dirty()
         return self._writer.sections(self.prefix, states.texts(which), states.values(which))
+
+
+def warm() -> None:
+    """Load (the first time ever: compile) the loops that are needed only now and then.
+
+    To compile them takes seconds, for which everything would stand still: the first event that is
+    ahead of the clock, the first arena that has gaps, the first state that is read again.
+    """
+    count = AggregationPlan("n", "", "count", None, 1)
+    view = ViewPlan("", "window", (), (FieldPlan("n", "INT64"),), aggregations=(count,))
+    states = WindowStates(WindowProgram.of(view), 0)
+    keys, _ = states.intern(texts([b"a", b"b"]))
+    marks = np.arange(1, 3)
+    states.fold(keys, EventBatch(keys, marks, marks, np.zeros(2, np.int64), marks), 1)
+    states.tidy(64)
+    one = EventBatch(keys[:1], marks[:1], marks[:1] + 2, np.zeros(1, np.int64), marks[1:])
+    states.fold(keys[:1], one, 2)
+    states.values(states.take_dirty())
+    states.shrink()

@@ -27,8 +27,8 @@ _PRODUCER = "ingest.clients.dead_letters:TransactionalProducer"
 STEPS: dict[str, tuple[str, str]] = {
     "poll": ("after-some", "CONSUMER.poll"),
     "decode": ("after", "ingest.decoders.json:JsonDecoder.decode"),
-    "before-fold": ("before", "headwater.states:WindowStates.fold"),
-    "after-fold": ("after", "headwater.states:WindowStates.fold"),
+    "before-fold": ("before", "headwater.online.sinks:WindowSink.apply"),
+    "after-fold": ("after", "headwater.online.sinks:WindowSink.apply"),
     "before-redis": ("before", "headwater.online.writer:OnlineWriter._run"),
     "amid-redis": ("amid", "redis.connection:AbstractConnection.send_packed_command"),
     "after-redis": ("after", "headwater.online.writer:OnlineWriter._run"),
