@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -37,19 +38,29 @@ def main() -> int:
         start_logging(settings.log_level)
         check_exposure(settings, Access.parse(settings.api_keys))
         repo = arguments.repo.resolve()
+        listener = _listen(settings, settings.port, "HEADWATER_PORT")
+        if settings.grpc_port:
+            # gRPC itself says it on lines of its own, and only when all else has started.
+            _listen(settings, settings.grpc_port, "HEADWATER_GRPC_PORT").close()
         if settings.workers == 1:
+            listener.close()  # uvicorn opens one for each address of the host
             return serve(repo, settings)
         catalog_cache.load(repo)  # once for all, where it has to be made
-        try:
-            listener = listen(settings.host, settings.port)
-        except OSError as error:
-            raise HeadwaterError(
-                f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}"
-            ) from error
     except HeadwaterError as error:
         return _refused(error)
     _settle_memory()
     return Crew(settings.workers, listener, lambda place: _work(repo, settings, place)).run()
+
+
+def _listen(settings: Settings, port: int, variable: str) -> socket.socket:
+    """A socket on one of the service's ports. Raises HeadwaterError where it is taken."""
+    try:
+        return listen(settings.host, port)
+    except OSError as error:
+        raise HeadwaterError(
+            f"cannot listen on {settings.host}:{port} ({error.strerror}); stop what listens there, "
+            f"or set {variable} to a port that is free"
+        ) from error
 
 
 def _work(repo: Path, settings: Settings, place: Place) -> int:

@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ import redis
 
 from headwater.errors import SettingError
 from headwater.local import LocalRedis
+from headwater.local.process import free_ports
 from headwater.settings import Settings
 from service.access import Access, check_exposure
 from tests.serving import project
@@ -190,6 +193,7 @@ def test_a_deadline_that_is_over_is_answered_without_redis(
     running: Running, own_redis: LocalRedis
 ) -> None:
     with redis.Redis.from_url(own_redis.url) as client:
+        assert answers(running)  # what only the first request takes is over
         client.execute_command("CLIENT", "PAUSE", 300, "ALL")
         start = time.monotonic()
         late = ask(running, {"X-Request-Deadline-Ms": "1"})
@@ -371,9 +375,27 @@ def test_a_key_that_is_not_hashed_is_refused_and_not_shown() -> None:
     assert "my-plain-key" not in str(refused.value)
 
 
+@pytest.mark.parametrize("variable", ["HEADWATER_PORT", "HEADWATER_GRPC_PORT"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_that_is_taken_is_one_line_and_an_exit_code(
+    repo: Path, variable: str, workers: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (other,) = free_ports(1)
+        settings = {"HEADWATER_PORT": str(other), variable: str(port), "HEADWATER_WORKERS": workers}
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "service", "--repo", str(repo)],
+            env=os.environ | settings, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in line
+    assert variable in line
+
+
 def test_tls(repo: Path, own_redis: LocalRedis, tmp_path: Path) -> None:
     import ssl
-    import subprocess
     import urllib.request
 
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"

@@ -217,6 +217,6 @@ def test_what_no_worker_can_do_ends_the_service_with_one_line(
     with serve(repo, redis_url, HEADWATER_WORKERS="2") as server:
         taken = run(repo, HEADWATER_PORT=server.url.rsplit(":", 1)[1])
         assert taken.returncode == 1
-        assert "cannot be listened on" in taken.stderr
+        assert "cannot listen on" in taken.stderr
     assert "Traceback" not in nothing.stderr + taken.stderr
     assert run(repo, HEADWATER_WORKERS="0", HEADWATER_PORT=str(port)).returncode == 1
