@@ -19,7 +19,8 @@ ENV NUMBA_CACHE_DIR=/home/headwater/numba
 RUN useradd --create-home headwater \
     && mkdir -p feature_repo/data && chown headwater feature_repo/data
 USER headwater
-RUN ["python", "-c", "from headwater.online import columns, sinks; columns.warm(); sinks.warm()"]
+RUN ["python", "-c", "from headwater.online import columns, sinks; from service import counting, single; \
+     [part.warm() for part in (columns, sinks, counting, single)]"]
 
 EXPOSE 6566 9465
 ENTRYPOINT ["headwater"]

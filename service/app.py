@@ -68,9 +68,10 @@ def create_app(repo: Path, settings: Settings, place: Place | None = None) -> Fa
             asyncio.create_task(history.keep_taking(lambda: service.planner.catalog)),
             asyncio.create_task(drift.keep_comparing(repo, every, lambda: service.writer)),
             asyncio.create_task(use.keep_telling()),
-            # Compiled loops are loaded (the first time ever: compiled) while requests already come.
-            asyncio.create_task(asyncio.to_thread(service.vectors.warm)),
         ]
+        # It listens only after this: the first time ever on a machine the loops are compiled here,
+        # some 15 s for which a request would otherwise stand still, and all others with it.
+        await asyncio.to_thread(service.vectors.warm)
         rpc = None
         try:
             rpc = _rpc(service)

@@ -112,7 +112,6 @@ class Vectors:
         self._level = metrics.in_flight.labels("/get-online-features")
         self.link: Link | ClusterLink | None = None
         self.in_flight = 0
-        self._warm = False
         #: Requests for one entity that have Redis's values, and how they end.
         self._turn: defaultdict[Prepared, list[tuple[One, Callable[[Reply], None]]]] = defaultdict(
             list
@@ -121,14 +120,10 @@ class Vectors:
         self.clocks = Clocks()
 
     def warm(self) -> None:
-        """Load the compiled loops: in a thread, since the first time ever they are compiled.
-
-        Until then requests for one entity are answered like others, which needs fewer of them.
-        """
+        """Load the compiled loops, before the first request; the first time ever, compile them."""
         columns.warm()
         counting.warm()
         single.warm()
-        self._warm = True
 
     def use(self, catalog: Catalog) -> Planner:
         planner = Planner(catalog)
@@ -223,7 +218,7 @@ class Vectors:
         service, features, full, entities, provenance = form.read(body)
         prepared = self.prepared(service, features, full)
         n = prepared.check(entities)
-        alone = self._warm and n == 1 and form is JSON and not provenance
+        alone = n == 1 and form is JSON and not provenance
         head = prepared.head(entities) if alone else None
         known = Known(prepared, n, entities, prepared.commands(entities, n), head, provenance)
         if alone:

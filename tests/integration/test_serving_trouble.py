@@ -375,8 +375,9 @@ def test_a_key_that_is_not_hashed_is_refused_and_not_shown() -> None:
     assert "my-plain-key" not in str(refused.value)
 
 
-@pytest.mark.parametrize("variable", ["HEADWATER_PORT", "HEADWATER_GRPC_PORT"])
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("variable", "workers"), [("HEADWATER_PORT", "1"), ("HEADWATER_GRPC_PORT", "2")]
+)
 def test_a_port_that_is_taken_is_one_line_and_an_exit_code(
     repo: Path, variable: str, workers: str
 ) -> None:
@@ -392,6 +393,21 @@ def test_a_port_that_is_taken_is_one_line_and_an_exit_code(
     (line,) = done.stderr.splitlines()
     assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in line
     assert variable in line
+
+
+def test_no_request_waits_for_a_compiler(repo: Path, own_redis: LocalRedis, tmp_path: Path) -> None:
+    def compiled() -> set[Path]:
+        return set(tmp_path.rglob("*.nb?"))
+
+    with serve(repo, own_redis.url, NUMBA_CACHE_DIR=str(tmp_path)) as server:
+        before = compiled()
+        write(server)
+        names = ["doubles:d0", "doubles:d1", "numbers:i32", "numbers:f32", "numbers:flag"]
+        for users in ([1], [1, 2, 3]):
+            assert server.features(names, {"user_id": users}).status == 200
+        after = compiled()
+    assert before
+    assert after == before
 
 
 def test_tls(repo: Path, own_redis: LocalRedis, tmp_path: Path) -> None:
