@@ -5,6 +5,8 @@ The registry file's hash names the cached JSON; a process of its own makes it wh
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -36,15 +38,26 @@ def load(repo: Path) -> plans.Catalog:
 
 def load_own(repo: Path) -> plans.Catalog:
     """The catalogue that the repository's registry holds. Raises HeadwaterError without one."""
-    stamp = _own_fingerprint(repo)
     folder = repo / "data"
-    folder.mkdir(exist_ok=True)
-    cached = folder / f".catalog-{stamp}.json"
-    if not cached.exists():
-        for old in folder.glob(".catalog-*.json"):
-            old.unlink(missing_ok=True)
-        _build(repo, cached)
-    return plans.decode(cached.read_bytes())
+    while True:
+        cached = folder / f".catalog-{_own_fingerprint(repo)}.json"
+        with contextlib.suppress(FileNotFoundError):
+            return plans.decode(cached.read_bytes())
+        folder.mkdir(exist_ok=True)
+        with _alone(folder):
+            # Whoever waited finds it made; all processes of a project see a change at once.
+            if not cached.exists():
+                for old in folder.glob(".catalog-*.json"):
+                    old.unlink(missing_ok=True)
+                _build(repo, cached)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time on this machine."""
+    with (folder / ".catalog.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def fingerprint(repo: Path) -> str:

@@ -10,6 +10,7 @@ import sys
 import uuid
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from headwater import catalog_cache
 from headwater.client import AsyncClient, Client
 from headwater.errors import BadRequestError
 from tests.serving import project
@@ -225,6 +227,24 @@ def test_a_catalogue_change_is_taken_up_and_no_byte_is_misread(
             store.registry.apply_feature_view(view, store.project)
         until(lambda: statuses() == ["PRESENT"], 60)
     assert seen == {(0.25, 3), (None, None)}
+
+
+def test_many_who_need_a_catalogue_make_it_once(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, build = [], catalog_cache._build
+
+    def counted(repo: Path, target: Path) -> None:
+        made.append(target)
+        build(repo, target)
+
+    monkeypatch.setattr(catalog_cache, "_build", counted)
+    for old in (repo / "data").glob(".catalog-*.json"):
+        old.unlink()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(catalog_cache.load_own, [repo] * 4))
+    assert len(made) == 1
+    assert [one.version for one in found] == [found[0].version] * 4
 
 
 def test_a_view_can_be_written_to_as_soon_as_it_is_registered(running: Running, repo: Path) -> None:
