@@ -85,7 +85,7 @@ def test_a_new_project_is_planned_applied_served_and_guarded(
     words = run("plan", "--repo", str(repo))
     assert "orders_1h  breaks feature services order_risk_v1" in words
     comment = run("plan", "--repo", str(repo), "--markdown")
-    assert "**1 of 1 changes break what is served.**" in comment
+    assert "**1 of 1 change breaks what is served.**" in comment
     assert "| change | `customer_orders:orders_1h` | breaking" in comment
     before = catalog_cache.fingerprint(repo)
     with pytest.raises(HeadwaterError, match=r"^refused, .*orders_1h.*order_risk_v1.*--force`$"):

@@ -292,7 +292,7 @@ def test_leaks_are_warned_about_with_figures(catalog: Catalog, tmp_path: Path) -
         catalog, old
     )
     outcome = pa.table({"id": [1], "event_timestamp": at(6), "happened_at": at(5.5)})
-    assert "event_timestamp after their 'happened_at'" in warnings_of(catalog, outcome)
+    assert "'event_timestamp' after their 'happened_at'" in warnings_of(catalog, outcome)
     future = pa.table({"id": [1], "event_timestamp": pa.array([datetime(2300, 1, 1)], US)})
     assert "after now" in warnings_of(catalog, future)
     assert warnings_of(catalog, pa.table({"id": [1], "event_timestamp": at(6)})) == ""

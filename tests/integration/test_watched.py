@@ -191,8 +191,8 @@ def test_sizes_are_redis_s_own_and_a_sample_comes_near_them(
     for name, weights in true.items():
         assert counted[name].keys == len(weights) == USERS
         assert counted[name].keys_error == 0
-        # A sample may miss a rare size, and then knows no error: hence the hundredth.
-        slack = 0.01 * sum(weights)
+        # A sample may miss a rare size, and then knows no error: hence the fiftieth.
+        slack = 0.02 * sum(weights)
         assert abs(counted[name].bytes - sum(weights)) <= 5 * counted[name].bytes_error + slack
         # Five standard errors: one draw in two million is further off.
         assert abs(drawn[name].keys - USERS) <= 5 * drawn[name].keys_error
