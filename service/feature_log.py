@@ -76,19 +76,21 @@ class Recorder:
         #: When its plan went out of use.
         self.retired = 0.0
 
+    def wants(self) -> bool:
+        """Whether the next request is in the sample."""
+        return self._rate >= 1.0 or random() < self._rate  # noqa: S311 (a sample, no secret)
+
     def take(
         self, now_us: int, n: int, entities: Mapping[str, Sequence[Any]],
-        data: Sequence[bytes | None], served: bytes | Found,
+        data: Sequence[bytes | None], served: bytes | Found, apart: bool = False,
     ) -> None:  # fmt: skip
-        """A served request, if it is in the sample."""
-        if self._rate < 1.0 and random() >= self._rate:  # noqa: S311 (a sample, no secret)
-            return
+        """A served request; apart: each of the n entities is one of its own."""
         waiting = self._taken - self._drained + n
         if waiting > self._limit or self.full:
             self._lost("dropped", n)
             return
         try:
-            record = self._records.record(now_us, n, entities, data, served)
+            record = self._records.record(now_us, n, entities, data, served, apart)
         except (TypeError, ValueError, OverflowError, NotImplementedError):
             self._lost("failed", n)
             return

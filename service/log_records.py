@@ -74,9 +74,9 @@ class LogRecords:
 
     def record(
         self, now_us: int, n: int, entities: Mapping[str, Sequence[Any]],
-        data: Sequence[bytes | None], served: bytes | Found,
+        data: Sequence[bytes | None], served: bytes | Found, apart: bool,
     ) -> bytes:  # fmt: skip
-        """A request as `log_segments` keeps it.
+        """A request, or n of one entity each where they are `apart`, as `log_segments` keeps it.
 
         data: what Redis held. served: the cells of one entity's rows (see `service.single`), or
         what was made of them. Raises TypeError, ValueError or OverflowError where it holds what
@@ -103,7 +103,7 @@ class LogRecords:
             i: served.replaced[place].rows.tobytes()
             for i, place in enumerate(self._places) if place in served.replaced
         }  # fmt: skip
-        return packed(Many(now_us, n, given, reads, computed, replaced))
+        return packed(Many(now_us, n, given, reads, computed, replaced, apart))
 
     def _read(self, i: int, columns: ViewColumns, data: Sequence[bytes | None]) -> ReadRecord:
         blocks: Any = [

@@ -170,11 +170,6 @@ class Prepared:
         found = self._single.read([one.data for one in asked], now_us)
         if self._enforced and self._any_older(found, now_us):
             return None
-        cells: list[bytes] | None = []
-        if self._recorder is not None:
-            cells = self._single.cells([one.data for one in asked], found)
-        if cells is None:
-            return None
         some = found.nulls[0] > 0
         counted = [
             (event_us, found.status[place] if some else None)
@@ -182,9 +177,32 @@ class Prepared:
         ]
         held = [one.data[at] for at in range(len(counted)) for one in asked]
         self.tally.count_single(counted, n, now_us, held)
-        for one, row in zip(asked, cells, strict=False):  # none where nothing is recorded
-            self._record(now_us, 1, one.entities, one.data, row)
+        if self._recorder is not None:
+            wanted = [one for one in asked if self._recorder.wants()]
+            if wanted:
+                self._record_turn(self._recorder, now_us, wanted, found)
         return self._single.write([one.head for one in asked], found)
+
+    def _record_turn(
+        self, recorder: Recorder, now_us: int, wanted: Sequence[One], found: Words
+    ) -> None:
+        """Take note of requests for one entity each; found: what their turn's were made of."""
+        assert self._single is not None  # noqa: S101 (narrows the type for mypy)
+        cells = self._single.cells([one.data for one in wanted], found)
+        if cells is not None:
+            for one, row in zip(wanted, cells, strict=True):
+                recorder.take(now_us, 1, one.entities, one.data, row)
+            return
+        # Their columns are made once for all of them.
+        alike: dict[frozenset[str], list[One]] = {}
+        for one in wanted:
+            alike.setdefault(frozenset(one.entities), []).append(one)
+        for ones in alike.values():
+            n = len(ones)
+            entities = {name: [one.entities[name][0] for one in ones] for name in ones[0].entities}
+            held = [one.data[at] for at in range(len(self._single.places)) for one in ones]
+            served = self.found(entities, held, n, now_us)
+            recorder.take(now_us, n, entities, held, served, apart=True)
 
     def _any_older(self, found: Words, now_us: int) -> bool:
         """Whether some value is past the age above which values are not simply served."""
@@ -226,8 +244,8 @@ class Prepared:
         made = [compute(view, self.plan, columns, entities, n) for view in self.plan.on_demand]
         return Found(columns, made, now_us, replaced)
 
-    def _record(self, now_us: int, n: int, entities: Any, data: Any, served: bytes | Found) -> None:
-        if self._recorder is not None:
+    def _record(self, now_us: int, n: int, entities: Any, data: Any, served: Found) -> None:
+        if self._recorder is not None and self._recorder.wants():
             self._recorder.take(now_us, n, entities, data, served)
 
     def provenances(self, data: Sequence[bytes | None], n: int) -> dict[str, Any]:

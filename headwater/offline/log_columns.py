@@ -93,7 +93,7 @@ class LogColumns:
             if self._replacing[place]:
                 columns[replaced_column(read)] = _replaced(records, place)
         columns |= self._on_demand(records, times)
-        request = pa.array([name for _, _, name in rows]).take(of_each)
+        request = pa.array([*chain.from_iterable(map(_request_ids, rows))])
         wholes = pa.array([whole for _, whole, _ in rows], pa.int32()).take(of_each)
         version = self._plan.catalog.version
         return pa.table(columns | system_columns(times, request, wholes, version))
@@ -164,6 +164,14 @@ def _shape(record: Record) -> Any:
     if isinstance(record, One):
         return None
     return tuple([tuple([block[:2] for block in read.blocks]) for read in record.reads])
+
+
+def _request_ids(row: _Row) -> list[str]:
+    """Of each vector of a record."""
+    record, _, name = row
+    if isinstance(record, Many) and record.apart:
+        return [f"{name}-{j}" for j in range(record.n)]
+    return [name] * record.n
 
 
 def _chained(records: Sequence[Record], name: str) -> list[Any]:

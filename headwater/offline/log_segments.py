@@ -87,7 +87,8 @@ class Many(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Any other request.
 
     reads: of each read of the plan. computed: the features of each on-demand view. replaced: by
-    read, of which entities a budget replaced the values.
+    read, of which entities a budget replaced the values. apart: each entity is a request of its
+    own.
     """
 
     now_us: int
@@ -96,6 +97,7 @@ class Many(msgspec.Struct, frozen=True, array_like=True, tag=2):
     reads: list[ReadRecord]
     computed: list[dict[str, list[Any]]]
     replaced: dict[int, bytes]
+    apart: bool = False
 
 
 Record = One | Many

@@ -8,6 +8,7 @@ import re
 import struct
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,31 @@ def test_every_kind_of_value_is_logged_as_it_was_answered(running: Running, repo
             codes = table[f"{title}__status"].take(pa.array(rows)).to_pylist()
             assert [STATUSES[code] for code in codes] == statuses, title
             assert column == values, title
+
+
+def test_requests_that_were_answered_together_are_logged_apart(
+    repo: Path, redis_url: str, tmp_path: Path
+) -> None:
+    users, names = list(range(project.USERS)), ["i64", "f64", "flag", "seen_at"]
+    settings = {"HEADWATER_FEATURE_LOG": str(tmp_path), "HEADWATER_FEATURE_LOG_SECONDS": SECOND}
+    with serve(repo, redis_url, **settings) as server:
+        server.fill(project.frames())
+
+        def asked(user: int) -> dict[str, dict[str, list[Any]]]:
+            features = [f"numbers:{name}" for name in names]
+            return server.features(features, {"user_id": [user]}).columns()
+
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(asked, users))
+        table = logged(server, tmp_path / "features", len(users)).table
+    assert len(set(table["__request_id"].to_pylist())) == len(users)
+    rows = pa.array([table["user_id"].to_pylist().index(user) for user in users])
+    for name in names:
+        title = next(t for t in table.column_names if t.endswith(name))
+        assert _as_json(table[title].take(rows)) == [one[name]["values"][0] for one in answers]
+        codes = table[f"{title}__status"].take(rows).to_pylist()
+        assert [STATUSES[code] for code in codes] == [one[name]["statuses"][0] for one in answers]
+    assert {"NULL_VALUE", "NOT_FOUND"} <= {one["i64"]["statuses"][0] for one in answers}
 
 
 def _as_json(column: pa.ChunkedArray) -> list[Any]:
