@@ -18,6 +18,10 @@ _TITLES = {"1x30": "1 entity, 30 features", "100x30": "100 entities, 30 features
 _BEGIN, _END = "<!-- bench_serving: begin -->", "<!-- bench_serving: end -->"
 
 
+def _times(ratio: float) -> str:
+    return f"x {ratio:.0f}" if ratio >= 100 else f"x {ratio:.2g}"
+
+
 def whole(found: dict[str, Any]) -> str:
     """Every table."""
     parts = [summary(found), _loads(found)]
@@ -53,7 +57,7 @@ def _compared(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
     def row(title: str, figures: Sequence[float | None], form: str = ",.0f") -> tuple[str, ...]:
         theirs, ours = figures
-        ratio = f"x {ours / theirs:.2g}" if theirs and ours else ""
+        ratio = _times(ours / theirs) if theirs and ours else ""
         return (title, *(format(one, form) if one else "" for one in figures), ratio)
 
     def of(shape: str, key: str, more: str = "") -> list[float | None]:
