@@ -29,7 +29,7 @@ class Nothing:
     def count(self, *_: Any) -> None:
         pass
 
-    one = ended = observe = set = add = inc = count
+    count_single = ended = observe = set = add = inc = count
 
 
 class Uncounted(Metrics):
