@@ -66,13 +66,19 @@ def fingerprint(repo: Path) -> str:
     return own + hashlib.blake2b(extra, digest_size=8).hexdigest() if extra else own
 
 
-def _own_fingerprint(repo: Path) -> str:
+def configuration(repo: Path) -> Path:
+    """The project's `feature_store.yaml`, applied or not. Raises HeadwaterError without one."""
     config = repo / "feature_store.yaml"
     if not config.exists():
         raise HeadwaterError(
             f"there is no feature_store.yaml in {repo}; give the Feast project with --repo, "
             "or make one with `headwater init`"
         )
+    return config
+
+
+def _own_fingerprint(repo: Path) -> str:
+    config = configuration(repo)
     digest = hashlib.blake2b(config.read_bytes(), digest_size=8)
     digest.update(str(repo.resolve()).encode())  # plans hold absolute paths
     registry = _registry(os.path.expandvars(config.read_text()))

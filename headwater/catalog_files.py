@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.catalog import Catalog
+from headwater.catalog_cache import configuration
 from headwater.definition_checks import Problem, check
 from headwater.errors import DefinitionError, HeadwaterError
 from headwater.where import Definitions, of_error
@@ -25,7 +26,7 @@ def read(repo: Path) -> Catalog:
     Raises DefinitionError for what cannot be served, and HeadwaterError for what Feast refuses,
     with file and line where they are known.
     """
-    _check_repo(repo)
+    configuration(repo)
     try:
         return _rehearse(repo)
     except DefinitionError as error:
@@ -41,7 +42,7 @@ def read(repo: Path) -> Catalog:
 
 def write(repo: Path) -> None:
     """Write the registry as `feast apply` does."""
-    _check_repo(repo)
+    configuration(repo)
     with _feast_noise(), _inside(repo):
         from feast.repo_config import load_repo_config
         from feast.repo_operations import apply_total
@@ -94,14 +95,6 @@ def describe(where: str, problem: Problem) -> str:
 
 def _placed(where: str, text: str) -> HeadwaterError:
     return HeadwaterError(f"{where}: {text}" if where else text)
-
-
-def _check_repo(repo: Path) -> None:
-    if not (repo / "feature_store.yaml").exists():
-        raise HeadwaterError(
-            f"there is no feature_store.yaml in {repo}; give the Feast project with --repo, "
-            "or make one with `headwater init`"
-        )
 
 
 def _rehearse(repo: Path) -> Catalog:

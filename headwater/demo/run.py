@@ -38,7 +38,7 @@ console = terminal.console()
 
 def demo(repo: Path, once: bool) -> None:
     """Register, stream a year, materialize, serve, train, watch; `once` ends after that."""
-    catalog_cache.fingerprint(repo)  # refuses what is no project, before anything is started
+    catalog_cache.configuration(repo)  # what is no project is refused before anything is started
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def up(repo: Path, fresh: bool = False) -> None:
     it: offsets in the log mean something only together with the broker that gave them. `fresh`
     moves all of it aside first.
     """
-    catalog_cache.fingerprint(repo)
+    catalog_cache.configuration(repo)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     held = repo / "data" / "stack"
     if fresh:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter
 from headwater.testing import Project
 from tests.processes import Programs
+from tests.serving.server import until
 
 
 def run(*words: str) -> str:
@@ -57,6 +59,20 @@ def edit(repo: Path, old: str, new: str) -> None:
 def line_of(repo: Path, text: str) -> int:
     lines = (repo / "features.py").read_text().splitlines()
     return next(number for number, line in enumerate(lines, 1) if text in line)
+
+
+def test_a_new_project_comes_up(repo: Path, tmp_path: Path) -> None:
+    """It was never applied: `up` does that itself."""
+    log = tmp_path / "up.log"
+    command = [Path(sys.executable).parent / "headwater", "up", "--repo", str(repo)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+        try:
+            until(lambda: "Service at" in log.read_text() or process.poll() is not None, 300)
+            assert process.poll() is None, log.read_text()
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0, log.read_text()
 
 
 def test_a_new_project_is_planned_applied_served_and_guarded(
