@@ -17,7 +17,7 @@ _SECONDS, _AGES = np.array(SECONDS), np.array(AGES)
 
 
 @njit(cache=True, error_model="numpy")
-def _count(numbers, note, now_us, read_seconds, seconds):
+def count(numbers, note, now_us, read_seconds, seconds):
     """Add a request to a block of numbers.
 
     note: the places of the histograms of the two times; how many ages; how many other places; of
@@ -42,13 +42,6 @@ def _count(numbers, note, now_us, read_seconds, seconds):
         numbers[note[i]] += 1
 
 
-#: Until it is compiled, which takes longer than the first requests may wait, the loop as it stands.
-count = _count.py_func
-
-
 def warm() -> None:
     """Compile the loop, or load it where that was done before."""
-    global count
-    none = np.zeros(64, np.int64)
-    _count(none, np.array([0, 16, 0, 0]), 0, 0.0, 0.0)
-    count = _count
+    count(np.zeros(64, np.int64), np.array([0, 16, 0, 0]), 0, 0.0, 0.0)

@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from headwater.local import LocalRedis
 from headwater.online.columns import warm
+from tests.benchmarks.measure import RESULTS
 from tests.benchmarks.serving import load, servers
+from tests.benchmarks.serving.report import SHAPES
 
-OUT = Path("bench")
-SHAPES = [("1x30", 1, 16), ("100x30", 100, 8)]
 MODES = ("off", "1 %", "all", "in the answer")
 #: A file is begun so often: short beside a load, so that what making files costs falls into it.
 FILE_SECONDS = 0.5
@@ -61,9 +61,9 @@ def main() -> None:
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         stack.callback(server.close)
         found = measure(stack, Path(folder), server.url, arguments)
-    load.dump(OUT / "feature_log.json", found)
+    load.dump(RESULTS / "feature_log.json", found)
     table = markdown(found)
-    (OUT / "feature_log.md").write_text(table)
+    (RESULTS / "feature_log.md").write_text(table)
     print(table)
 
 

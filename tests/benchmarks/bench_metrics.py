@@ -22,11 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from headwater.local import LocalRedis
 from headwater.online.columns import warm
-from tests.benchmarks.measure import environment, tree_cpu
+from tests.benchmarks.measure import RESULTS, environment, tree_cpu
 from tests.benchmarks.serving import load, servers
+from tests.benchmarks.serving.report import SHAPES
 
-OUT = Path("bench")
-SHAPES = [("1x30", 1, 16), ("100x30", 100, 8)]
 #: The part of the request rate that metrics may cost.
 BOUND = 0.05
 
@@ -55,9 +54,9 @@ def main() -> int:
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         stack.callback(server.close)
         found = measure(stack, Path(folder), server.url, arguments)
-    load.dump(OUT / "metrics.json", found)
+    load.dump(RESULTS / "metrics.json", found)
     table = markdown(found)
-    (OUT / "metrics.md").write_text(table)
+    (RESULTS / "metrics.md").write_text(table)
     print(table)
     over = [shape for shape, f in found["shapes"].items() if f["cost"] > BOUND]
     if over:
