@@ -220,31 +220,33 @@ def _field(begin, end, names, places, fields, guess):
 
 
 @_inlined
+def _digits(value, at, end):
+    """(the number that its digits and those from here on make, where they end)."""
+    while at < end:
+        digit = _byte(at) - _ZERO
+        if digit < 0 or digit > 9:
+            break
+        value = value * 10 + digit
+        at += 1
+    return value, at
+
+
+@_inlined
 def _number(at, end):
     """(digits as a whole number, how many of them are behind the point or -1, where it ends).
 
     The end is _ODD where there is no number without exponent and of few enough digits. The sign
     is not part of it.
     """
-    value, start, point = np.int64(0), at, np.int64(-1)
-    while at < end and at - start <= _DIGITS:
-        digit = _byte(at) - _ZERO
-        if digit < 0 or digit > 9:
-            break
-        value = value * 10 + digit
-        at += 1
+    start, point = at, np.int64(-1)
+    value, at = _digits(np.int64(0), at, min(end, at + _DIGITS + 1))
     digits = at - start
     if digits == 0 or digits > _DIGITS or (digits > 1 and _byte(start) == _ZERO):
         return value, point, _ODD
     if at < end and _byte(at) == _POINT:
         at += 1
         start = at
-        while at < end and digits + at - start <= _DIGITS:
-            digit = _byte(at) - _ZERO
-            if digit < 0 or digit > 9:
-                break
-            value = value * 10 + digit
-            at += 1
+        value, at = _digits(value, at, min(end, at + _DIGITS - digits + 1))
         point = at - start
         if point == 0 or digits + point > _DIGITS:
             return value, point, _ODD
