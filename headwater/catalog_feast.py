@@ -93,7 +93,8 @@ class _Draft:
                 key=lambda key: key.name,
             )
         )
-        names = {key.name for key in keys}
+        # Feast gives a stream view without entities a field for its stand-in.
+        names = {DUMMY_ENTITY, *(key.name for key in keys)}
         fields = tuple(_field(f) for f in view.features if f.name not in names)
         if hasattr(view, "aggregations"):
             # The registry keeps a stream view's fields in hash order; the layout must not vary.

@@ -64,6 +64,12 @@ class Metrics:
             ["feature_view", "stage"],
             registry=r,
         )
+        self.turned = Gauge(
+            PREFIX + "ingest_turn_timestamp_seconds",
+            "When the worker last went round: took in what there was, and said how far it is",
+            registry=r,
+        )
+        self.turned.set_to_current_time()
         self.servable_seconds = Histogram(
             PREFIX + "ingest_servable_seconds",
             "From Kafka's record time to the state in Redis: oldest and newest of each batch",

@@ -51,7 +51,7 @@ class Rounds:
     def last(self) -> None:
         """Say where the worker ended, and that it did."""
         with contextlib.suppress(StoreUnavailableError):
-            self._worker.status.stopped()
+            self._worker.status.stopped(self._worker.routes)
 
     def close(self) -> None:
         self._chores.close()

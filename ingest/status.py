@@ -38,12 +38,14 @@ class Status:
         self._buried: dict[str, deque[tuple[DeadLetter, int]]] = {}
 
     def began(
-        self, tp: TopicPartition, position: int, committed: int | None, taken: dict[str, int]
-    ) -> None:
+        self, tp: TopicPartition, position: int, committed: int | None, watermark: int,
+        taken: dict[str, int],
+    ) -> None:  # fmt: skip
         """The partition is this worker's, whether or not there is anything to take in."""
         status = self._of.setdefault(tp, PartitionStatus(worker=_worker()))
         status.position, status.committed, status.taken = position, committed, taken
         status.end = max(status.end, position)
+        status.watermark_us = _or_none(watermark)
 
     def took(self, records: Records, taken: Taken, route: StreamRoute) -> None:
         """Some records of a partition were judged for one source; each offset counts once."""
@@ -72,7 +74,7 @@ class Status:
         tp = records.tp
         status = self._of.setdefault(tp, PartitionStatus(worker=_worker()))
         status.position, status.end = records.next_offset, records.end_offset
-        status.watermark_us = watermark if watermark > NO_TIME else None
+        status.watermark_us = _or_none(watermark)
         if len(records):
             status.record_ms = int(records.timestamp_ms[-1])
         if logger.isEnabledFor(logging.DEBUG):
@@ -124,8 +126,9 @@ class Status:
             self._metrics.jumps.labels(tp.topic, str(tp.partition)).inc(count - self._jumps[tp])
             self._jumps[tp] = count
 
-    def stopped(self) -> None:
+    def stopped(self, routes: Routes) -> None:
         """The worker ends as it was asked to, here; it holds no state and takes nothing in."""
+        self._writer.raise_clocks(routes.clocks("source"))
         for status in self._of.values():
             status.stopped, status.updated_at, status.rate = True, time.time(), 0.0
             status.state_keys = status.state_bytes = 0
@@ -153,12 +156,17 @@ class Status:
             self._metrics.lag_seconds.labels(*labels).set(status.lag_seconds(now))
         self._writer.raise_clocks(routes.clocks("source"))
         self._say()
+        self._metrics.turned.set_to_current_time()
         if time.monotonic() - self._summed >= SUMMARY_SECONDS:
             self._summed = time.monotonic()
             lag = sum(status.lag_records for status in self._of.values())
             fields = {"partitions": len(self._of), "lag_records": lag, **self._summary}
             logger.info("last minute", extra={"fields": fields})
             self._summary.clear()
+
+
+def _or_none(watermark: int) -> int | None:
+    return watermark if watermark > NO_TIME else None
 
 
 def _worker() -> str:

@@ -210,7 +210,8 @@ class Worker:
         found = _read(saved)
         self._watermarks[tp], self._counts[tp] = found.watermarks, Counter(found.counts)
         self.positions[tp] = position
-        self.status.began(tp, position, held.offset if held else None, found.counts)
+        committed = held.offset if held else None
+        self.status.began(tp, position, committed, _newest(found.watermarks), found.counts)
 
     def _give_up(self, revoked: Collection[TopicPartition]) -> None:
         """Partitions are somebody else's: write what is pending (it is true), forget the rest."""
@@ -261,7 +262,7 @@ class Worker:
             self._record_ms += [first_ms, last_ms]
             self._age_seconds = min(self._age_seconds, time.time() - last_ms / 1000)
         self.positions[tp] = records.next_offset
-        self.status.reached(records, max(watermarks.values(), default=NO_TIME))
+        self.status.reached(records, _newest(watermarks))
 
     def _now_us(self, records: Records) -> int:
         """The time up to which events may be folded into tiles: no reader's clock is behind it.
@@ -434,6 +435,11 @@ class Worker:
             ends[tp] <= begins[tp] or ((at := committed[tp]) is not None and at.offset >= ends[tp])
             for tp in others
         )
+
+
+def _newest(watermarks: Mapping[str, int]) -> int:
+    """The watermark of a partition, of whichever source saw most."""
+    return max(watermarks.values(), default=NO_TIME)
 
 
 def _saved(watermarks: dict[str, int], counts: Mapping[str, int]) -> str:

@@ -56,6 +56,7 @@ class Observed:
         self.use: StoreUse | None = None
         self.verified: Mapping[tuple[str, str, str], int] = {}
         self.verified_at = 0.0
+        self.verify_due: float | None = None
         self.drift = drift_status.Found()
         self.store_up = False
 
@@ -82,6 +83,7 @@ class Observed:
             self.taken = _taken(catalog, writer)
             self.use = store_use(writer)
             self.verified, self.verified_at = verified.read(writer.client, writer.project)
+            self.verify_due = verified.due(writer.client, writer.project)
             self.drift = drift_status.read(writer.client, writer.project, self.drift)
             self.store_up = True
         except StoreUnavailableError:
@@ -182,7 +184,14 @@ class Observed:
         )
         if self.verified_at:
             last.add_metric([], self.verified_at)
-        yield from (compared, different, last)
+        due = GaugeMetricFamily(
+            PREFIX + "verify_due_timestamp_seconds",
+            "When there must be a new run of `headwater verify --every`: three pauses after the "
+            "last one that ended well, or after the first began",
+        )  # fmt: skip
+        if self.verify_due is not None:
+            due.add_metric([], self.verify_due)
+        yield from (compared, different, last, due)
 
     def _drift_families(self) -> Iterator[Metric]:
         name, labels = PREFIX + "feature_drift_", ["feature_view", "feature", "test", "data"]

@@ -31,8 +31,8 @@ Floats = NDArray[np.float64]
 OPTIONS = Options()
 STEP = OPTIONS.interval
 SLO, AGE_LIMIT, NULL_LIMIT = 600.0, 3600.0, 0.3
-#: Seconds that a comparison of features may still take to be made anew.
-DRIFT_DUE = 900.0
+#: Seconds that a comparison of features, or a verification, may still take to be made anew.
+JOB_DUE = 900.0
 SERVICES, WORKERS = ("s1:6566", "s2:6566"), ("w1:9465", "w2:9465")
 CATALOG = Catalog(
     "rides", "", "", "",
@@ -80,6 +80,7 @@ class Series:
             self.level("store_up", 1, instance=instance, store="redis")
         for instance in WORKERS:
             self.level("up", 1, job="headwater-ingest", instance=instance)
+            self.level("ingest_turn_timestamp_seconds", self.at - 1, instance=instance)
         self.level("up", 1, job="alertmanager", instance="am:9093")
         self.level("store_memory_bytes", 4e9, store="redis")
         self.level("store_memory_limit_bytes", 8e9, store="redis")
@@ -143,7 +144,8 @@ class Series:
     def _jobs(self) -> None:
         self.level("materialization_last_success_timestamp_seconds", 1, feature_view="home")
         self.level("verified_timestamp_seconds", 1)
-        self.level("feature_drift_due_timestamp_seconds", self.at + DRIFT_DUE)
+        for job in ("feature_drift", "verify"):
+            self.level(f"{job}_due_timestamp_seconds", self.at + JOB_DUE)
         for feature, test in (("fare", "ks"), ("", "partial_data")):
             of = {"feature_view": "last_ride", "feature": feature, "test": test, "data": "offline"}
             self.level("feature_drift_score", 0.02, **of)

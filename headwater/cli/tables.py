@@ -33,7 +33,7 @@ def views_table(rows: Iterable[Row]) -> Table:
 def partitions_table(rows: Iterable[Row]) -> Table:
     table = Table()
     table.add_column("partition", no_wrap=True)
-    for name in ("lag", "watermark", "events/s", "rejected", "state", "committed"):
+    for name in ("lag", "watermark", "events/s", "rejected", "state in memory", "committed"):
         table.add_column(name)
     for row in rows:
         rejected = ", ".join(f"{kind} {n:,}" for kind, n in sorted(row["rejected"].items()))

@@ -78,6 +78,7 @@ class Verifier:
         """Each time what was served since the last time, up to a while ago; without end.
 
         The first time begins where the last process ended. What fails is tried again with the next.
+        By when the next has to have ended is noted for the service to show, until `withdraw`.
         """
         # A vector's file, and its events' in the offline log, may come so late.
         behind = 2 * self.settings.feature_log_seconds + 5 * self.settings.log_flush_seconds
@@ -86,17 +87,24 @@ class Verifier:
             try:
                 until_us = self._in_files(round((time.time() - behind) * 1e6))
                 if since_us is None:
+                    verified.promise(self._redis(), self._project, self._scope, every_seconds)
                     last = verified.reached(self._redis(), self._project, self._scope)
                     since_us = until_us - round(every_seconds * 1e6) if last is None else last + 1
                 if since_us <= until_us:
                     run = self.run(since_us, until_us)
                     self.note(run)
-                    verified.reach(self._redis(), self._project, self._scope, until_us)
+                    verified.reach(
+                        self._redis(), self._project, self._scope, until_us, every_seconds
+                    )
                     since_us = until_us + 1
                     yield run
             except HeadwaterError as error:
                 console.print(f"[yellow]warning[/] not verified, is tried again: {error}")
             time.sleep(every_seconds)
+
+    def withdraw(self) -> None:
+        """Nobody waits for `again` any more. Raises StoreUnavailableError where Redis is down."""
+        verified.withdraw(self._redis(), self._project, self._scope)
 
     def _logs(self, catalog: Catalog) -> list[FeatureLog]:
         return [FeatureLog(path) for path in self.paths] or logs_of(

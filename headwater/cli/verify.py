@@ -50,9 +50,13 @@ def verify(
                 "--every goes on from where the last run ended: give it seconds, "
                 "and neither --since nor --until"
             )
-        for run in verifier.again(every, terminal.console(stderr=True)):
-            _print(run, as_json)
-        return
+        try:
+            for run in verifier.again(every, terminal.console(stderr=True)):
+                _print(run, as_json)
+        except KeyboardInterrupt:
+            # Ctrl-C is a person's, who wants it no more; SIGTERM is a supervisor's.
+            verifier.withdraw()
+            raise
     columns = (TextColumn("vectors"), MofNCompleteColumn(), TimeElapsedColumn())
     with terminal.progress(*columns) as bar:
         task = bar.add_task("vectors", total=None)

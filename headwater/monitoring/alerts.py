@@ -135,20 +135,22 @@ def _freshness(o: Options) -> Iterator[Alert]:
     yield Alert(
         "OfflineLogBehind", "ticket",
         f"({_SOURCE} - max by (feature_view) "
-        f'({P}last_event_timestamp_seconds{{stage="offline"}}) > 300) * {_info("stream, owner")}',
-        20,
+        f'({P}last_event_timestamp_seconds{{stage="offline"}}) > {20 * o.interval:g}) * '
+        f"{_info('stream, owner')}", 20,
         "The offline log of view {{ $labels.feature_view }} is behind",
         "It lacks the last {{ $value | humanizeDuration }} of what has arrived.", "stream",
     )  # fmt: skip
 
 
 def _ingest(o: Options) -> Iterator[Alert]:
+    # A worker that hangs, or is refused by a store over and over, no longer says that any wait.
     yield Alert(
         "IngestStalled", "page",
-        f"sum by (topic) ({P}ingest_lag_records) > 0 and on (topic) sum by (topic) "
-        f'(rate({P}ingest_records_total{{result!="duplicate"}}[{o.time(8)}])) == 0', 4,
-        "Nothing is taken in from topic {{ $labels.topic }}",
-        "{{ $value }} messages wait, and none was applied lately.", "stream",
+        f"(sum by (topic) ({P}ingest_lag_records) > 0 and on (topic) sum by (topic) "
+        f'(rate({P}ingest_records_total{{result!="duplicate"}}[{o.time(8)}])) == 0) or '
+        f"max by (instance) (time() - {P}ingest_turn_timestamp_seconds) > {8 * o.interval:g}", 4,
+        "Nothing is taken in: {{ or $labels.topic $labels.instance }}",
+        "Messages wait, or the worker stands still, and nothing was applied lately.", "stream",
     )  # fmt: skip
     yield Alert(
         "IngestLagSeconds", "ticket",
@@ -292,6 +294,12 @@ def _jobs(_: Options) -> Iterator[Alert]:
 
 
 def _verified(o: Options) -> Iterator[Alert]:
+    yield Alert(
+        "VerifyJobOverdue", "ticket",
+        f"time() - max({P}verify_due_timestamp_seconds) > 0", 1,
+        "Served values are no longer verified against the log",
+        "The run is overdue by {{ $value | humanizeDuration }}: differences go unseen.",
+    )  # fmt: skip
     window, by = o.time(240), "max by (feature_view, feature)"
     metric = f"{P}online_offline_mismatch_total"
     # A run's count may be the first of its series, where `increase` would see nothing.

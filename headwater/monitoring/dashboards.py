@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -230,7 +232,7 @@ def dashboard(board: Board, catalog: Catalog, options: Options) -> str:
         ) from None
     made = (
         built.Dashboard(f"{board.title} ({catalog.project})")
-        .uid(f"headwater-{catalog.project}-{board.name}"[:40])
+        .uid(_uid(catalog.project, board.name))
         .tags(["headwater", catalog.project])
         .refresh("30s")
         .time("now-6h", "now")
@@ -251,6 +253,14 @@ def dashboard(board: Board, catalog: Catalog, options: Options) -> str:
             made = made.with_panel(_panel(panel, 24 // min(len(panels), 3), options))
     text = JSONEncoder(sort_keys=True, indent=2).encode(made.build())
     return json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
+
+
+def _uid(project: str, board: str) -> str:
+    """A name of at most 40 characters, as Grafana wants it, that no other project's board has."""
+    name = f"headwater-{project}-{board}"
+    if len(name) <= 40 and re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        return name
+    return f"headwater-{hashlib.sha256(project.encode()).hexdigest()[:12]}-{board}"
 
 
 def _source() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from headwater.online.connect import Client, store_errors
 
 #: The field that holds when the last run ended, seconds.
 AT = b"at"
+#: So many times the pause between two runs of `--every` may take until there is a new one.
+PAUSES = 3
 #: Reports that are kept.
 KEPT = 20
 #: What the list of reports says of each.
@@ -70,10 +73,42 @@ def reached(client: Client, project: str, scope: str) -> int | None:
     return None if found is None else int(found)
 
 
-def reach(client: Client, project: str, scope: str, until_us: int) -> None:
+def reach(client: Client, project: str, scope: str, until_us: int, every_seconds: float) -> None:
+    """Take note that a scope is verified up to a time, and by when it has to be again."""
     any_client: Any = client
     with store_errors():
-        any_client.hset(f"{key(project)}-until", scope, until_us)
+        pipe = any_client.pipeline(transaction=False)
+        pipe.hset(f"{key(project)}-until", scope, until_us)
+        pipe.hset(_due_key(project), scope, repr(time.time() + PAUSES * every_seconds))
+        pipe.execute()
+
+
+def promise(client: Client, project: str, scope: str, every_seconds: float) -> None:
+    """A scope is verified again and again from now on. A promise that stands is not put off:
+    a process that starts over and over is none that verifies."""
+    any_client: Any = client
+    with store_errors():
+        any_client.hsetnx(_due_key(project), scope, repr(time.time() + PAUSES * every_seconds))
+
+
+def withdraw(client: Client, project: str, scope: str) -> None:
+    """Nobody waits for a scope to be verified any more."""
+    any_client: Any = client
+    with store_errors():
+        any_client.hdel(_due_key(project), scope)
+
+
+def due(client: Client, project: str) -> float | None:
+    """By when one of the scopes has to be verified again, seconds; None: none is promised."""
+    any_client: Any = client
+    with store_errors():
+        found: list[bytes] = any_client.hvals(_due_key(project))
+    return min(map(float, found), default=None)
+
+
+def _due_key(project: str) -> str:
+    """A hash of scope -> by when it has to be verified again, seconds."""
+    return f"{key(project)}-due"
 
 
 def reports(client: Client, project: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -269,12 +270,26 @@ def _connected(
             failure = error
             for net in opened:  # else its thread would look for the broker for ever
                 net.close()
+            if not any(map(_listens, servers.split(","))):
+                break  # it is not for want of another dialect
         else:
             return client, version
     raise StoreUnavailableError(
         f"no Kafka broker answers at {servers} ({type(failure).__name__}); "
         "check KAFKA_BOOTSTRAP_SERVERS and HEADWATER_KAFKA_CONFIG"
     )
+
+
+def _listens(server: str) -> bool:
+    """Whether anything takes connections at HOST:PORT; without a port that is not known."""
+    host, _, port = server.rpartition(":")
+    if not port.isdigit():
+        return True
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -91,6 +91,16 @@ def stalled(series: Series, which: slice) -> None:
         lag[which] = np.arange(len(lag[which])) * STEP
 
 
+def stuck(series: Series, which: slice) -> None:
+    """A worker that hangs says nothing more: what waits is not known to it."""
+    frozen(series, which, "source", "offline", "online")
+    nothing_applied(series, which)
+    turned = series.of("ingest_turn_timestamp_seconds", instance=WORKERS[0])
+    turned[which] = turned[which.start]
+    for partition in ("0", "1"):
+        series.of("ingest_lag_records", topic="rides", partition=partition)[which] = 0
+
+
 def never_loaded(series: Series, which: slice) -> None:
     for stage in ("source", "offline", "online"):
         of = {"feature_view": "last_ride", "stage": stage}
@@ -160,9 +170,12 @@ def load_failed(series: Series, which: slice) -> None:
     good[which.stop :] = series.at[which.stop]
 
 
-def never_compared(series: Series, which: slice) -> None:
-    due = series.of("feature_drift_due_timestamp_seconds")
-    due[which] = due[which.start]
+def never_done(job: str) -> Callable[[Series, slice], None]:
+    def make(series: Series, which: slice) -> None:
+        due = series.of(f"{job}_due_timestamp_seconds")
+        due[which] = due[which.start]
+
+    return make
 
 
 def mismatch(series: Series, which: slice) -> None:
@@ -208,7 +221,8 @@ FAULTS = {
     "StoreMemoryHigh": Fault(full, 20, 0),
     "FeatureLogDropping": Fault(dropped, 0, 0, lasts=20),
     "MaterializationFailed": Fault(load_failed, 0, 0),
-    "DriftJobOverdue": Fault(never_compared, 62, 0, lasts=80),
+    "DriftJobOverdue": Fault(never_done("feature_drift"), 62, 0, lasts=80),
+    "VerifyJobOverdue": Fault(never_done("verify"), 62, 0, lasts=80),
     "OnlineOfflineMismatch": Fault(mismatch, 0, 180),
     "FeatureDrift": Fault(drifted("fare", "ks"), 0, 0),
     "SourcePartial": Fault(drifted("", "partial_data"), 0, 0),
@@ -255,6 +269,11 @@ def test_each_fires_on_its_fault_and_ends_with_the_repair(tmp_path: Path) -> Non
         vanished.of("up", job="headwater-service", instance=instance)[QUIET:] = np.nan
     check.firing(QUIET + 1, ("FeatureServiceDown",))
     tried.append(("targets that are gone from DNS", vanished, check))
+    hangs, check = Series(2 * QUIET), Check()
+    stuck(hangs, slice(QUIET, None))
+    check.firing(QUIET + 11, ())
+    check.firing(QUIET + 12, ("IngestStalled",))
+    tried.append(("a worker that hangs", hangs, check))
     absent, check = Series(2 * QUIET), Check()
     for values in (*absent.levels.values(), *absent.rates.values()):
         values[:QUIET] = np.nan

@@ -16,6 +16,8 @@ from kafka import KafkaProducer
 from headwater import catalog_cache
 from headwater.local import LocalKafka
 from headwater.offline.sources import read_log
+from headwater.online import receipts
+from headwater.online.progress import Progress
 from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter
 from tests.faults.crew import until
@@ -134,6 +136,27 @@ def test_an_event_that_was_waited_for_is_servable(
     assert all(one["stopped"] and not one["running"] for one in ended.values())
     assert ended[0]["committed"] == offset + 1
     assert "stopped" in programs.run("status").stdout
+
+
+def test_where_events_are_is_known_of_a_worker_that_stopped_and_of_one_that_just_began(
+    programs: Programs, send: Any, redis_client: redis.Redis
+) -> None:
+    catalog = catalog_cache.load(programs.repo)
+    progress = Progress(redis_client, catalog.project)
+    worker = programs.ingest()
+    until(lambda: sum(one["running"] for one in partitions(programs)) == 4, "no status")
+    at = time.time_ns() // 1000
+    offset = send(event(3, at))
+    assert receipts.wait(catalog, progress, TOPIC, 0, offset, 30)
+    stop(worker)  # within the second after which it would have said so anyway
+    (view,) = json.loads(programs.run("status", "--json").stdout)["views"]
+    assert view["source_us"] == view["online_us"] == at
+    worker = programs.ingest()
+    until(lambda: sum(one["running"] for one in partitions(programs)) == 4, "no status")
+    began = next(one for one in partitions(programs) if one["partition"] == 0)
+    stop(worker)
+    assert began["applied"] == 0
+    assert began["watermark_us"] == at
 
 
 def test_dead_letters_keep_their_bytes_and_are_replayed_once(

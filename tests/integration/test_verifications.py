@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -48,17 +50,21 @@ def load(repo: Path, users: dict[int, float]) -> None:
 
 
 @contextmanager
-def verifying(repo: Path, settings: dict[str, str]) -> Iterator[None]:
+def verifying(
+    repo: Path, settings: dict[str, str], end: signal.Signals = signal.SIGTERM
+) -> Iterator[None]:
     command = [sys.executable, "-P", "-m", "headwater.cli", "verify", "--every", "0.3", "--json"]
     process = subprocess.Popen(
-        [*command, "--repo", str(repo)], env=os.environ | settings, stdout=subprocess.DEVNULL
-    )
+        [*command, "--repo", str(repo)], env=os.environ | settings, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
     try:
         yield
         assert process.poll() is None, "it ended by itself"
     finally:
-        process.terminate()
-        process.wait(30)
+        process.send_signal(end)
+        _, said = process.communicate(timeout=30)
+    assert b"Traceback" not in said
 
 
 def test_each_vector_is_verified_once_and_what_was_found_is_shown(
@@ -73,7 +79,8 @@ def test_each_vector_is_verified_once_and_what_was_found_is_shown(
         assert "Nothing has been verified yet" in server.get("/ui/verify").body.decode()
         assert server.post("/materialize", {"feature_views": ["doubles"]}).status == 200
         # It goes on from where the last process ended.
-        verified.reach(redis.Redis.from_url(redis_url), "verifiedtests", "", time.time_ns() // 1000)
+        client = redis.Redis.from_url(redis_url)
+        verified.reach(client, "verifiedtests", "", time.time_ns() // 1000, 0.3)
         with verifying(repo, settings):
             assert server.features(FEATURES, {"user_id": [1, 2, 3, 4]}).status == 200
             until(lambda: server.get("/api/v1/verifications").json)
@@ -103,10 +110,23 @@ def test_each_vector_is_verified_once_and_what_was_found_is_shown(
         assert f"online_offline_mismatch_total{series} 1.0" in text
         unasked = '{feature="score",feature_view="pairs"}'
         assert f"online_offline_mismatch_total{unasked} 0.0" in text
+        # A supervisor that ends it changes nothing about when it is due; a person does.
+        ended = due(server)
+        assert ended is not None
+        assert ended < time.time() + 3 * 0.3
+        with verifying(repo, settings, signal.SIGINT):
+            until(lambda: (due(server) or 0) > ended)
+        until(lambda: due(server) is None)
 
 
 def metrics(server: Running) -> str:
     return server.get("/metrics").body.decode()
+
+
+def due(server: Running) -> float | None:
+    """By when the service says that there must be a new run."""
+    found = re.findall(r"^featurestore_verify_due_timestamp_seconds (\S+)$", metrics(server), re.M)
+    return float(found[0]) if found else None
 
 
 def shown_on_the_page(server: Running, newest: dict[str, Any], first: dict[str, Any]) -> None:

@@ -137,6 +137,18 @@ def test_a_channel_that_makes_no_sense_is_refused(text: str) -> None:
         Channel.parse(text)
 
 
+def test_every_board_of_every_project_has_an_address_of_its_own() -> None:
+    long = "a_project_of_somebody_whose_names_are_long"
+    uids = [
+        json.loads(text)["uid"]
+        for name in ("any", long, f"{long}_too", "of.another/alphabet")
+        for path, text in generate(project(name), Options()).items()
+        if path.startswith("dashboards/")
+    ]  # fmt: skip
+    assert len(uids) == len(set(uids)) == 16
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,40}", uid) for uid in uids)
+
+
 def test_a_dashboard_that_is_no_longer_made_is_removed(tmp_path: Path) -> None:
     write(generate(project("any"), Options()), tmp_path)
     fewer = generate(project("any", streams=False), Options())
