@@ -175,6 +175,14 @@ class Worker:
         self.consumer.close()
 
     def _last_flush(self) -> None:
+        """Commit what was taken in; after a failure nothing.
+
+        What failed is gone from memory, dead letters among it, and a commit would pass it by: it is
+        read again from the committed offsets.
+        """
+        if not self._clean:
+            logger.warning("stopping without a last commit, for something failed just now")
+            return
         try:
             self.flush()
         except HeadwaterError as error:

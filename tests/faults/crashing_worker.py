@@ -1,5 +1,7 @@
 """The real ingest worker, which kills itself (SIGKILL) at the n-th call of a step.
 
+Or which the n-th call of a step fails, and which is asked to stop (SIGTERM) as soon as it says so.
+
 It runs in a process of its own, forked off one that has imported everything once: an interpreter's
 start and its imports would be most of a fault test.
 """
@@ -7,6 +9,7 @@ start and its imports would be most of a fault test.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -15,6 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headwater.errors import (
+    FencedError,
+    HeadwaterError,
+    LogConflictError,
+    StoreUnavailableError,
+)
 from ingest.__main__ import main
 from ingest.clients import dead_letters
 
@@ -50,6 +59,12 @@ CONFLUENT_STEPS = {
     "before-dead-letters": ("before", "CONSUMER._transact"),
     "amid-dead-letters": ("after", "CONSUMER._send"),
     "after-dead-letters": ("after", "CONSUMER._transact"),
+}
+#: Step -> (the function that fails, as above, and with what).
+FAILURES: dict[str, tuple[str, type[HeadwaterError]]] = {
+    "redis-fails": ("headwater.online.writer:OnlineWriter._run", StoreUnavailableError),
+    "log-fails": ("headwater.offline.log:EventLog.append", LogConflictError),
+    "commit-fails": ("CONSUMER.commit", FencedError),
 }
 
 
@@ -89,15 +104,46 @@ def send_half(send: Callable[..., Any], connection: Any, command: Any, *rest: An
     die()
 
 
+def failing(function: Callable[..., Any], error: type[HeadwaterError], n: int) -> Any:
+    """The function with a failure instead of its n-th call."""
+    calls = 0
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == n:
+            logging.getLogger("headwater.ingest").addHandler(_Stop())
+            raise error(f"call {n} fails")
+        return function(*args, **kwargs)
+
+    return call
+
+
+class _Stop(logging.Handler):
+    """Whoever stops a worker does it at no better moment than when it has something to say."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def arm(crash: str, client: str) -> None:
     step, _, n = crash.partition(":")
-    when, target = {**STEPS, **(CONFLUENT_STEPS if client == "confluent-kafka" else {})}[step]
+    if step in FAILURES:
+        target, error = FAILURES[step]
+        _replace(target, client, lambda function: failing(function, error, int(n)))
+    else:
+        steps = {**STEPS, **(CONFLUENT_STEPS if client == "confluent-kafka" else {})}
+        when, target = steps[step]
+        _replace(target, client, lambda function: wrapped(function, when, int(n)))
+
+
+def _replace(target: str, client: str, by: Callable[[Any], Any]) -> None:
     module, _, path = target.replace("CONSUMER", _CONSUMERS[client]).partition(":")
     owner: Any = importlib.import_module(module)
     *parents, name = path.split(".")
     for parent in parents:
         owner = getattr(owner, parent)
-    setattr(owner, name, wrapped(getattr(owner, name), when, int(n)))
+    setattr(owner, name, by(getattr(owner, name)))
 
 
 def bend_clock(file: Path) -> None:
@@ -117,7 +163,7 @@ def bend_clock(file: Path) -> None:
 def run(words: Sequence[str], env: Mapping[str, str], crash: str, clock: Path) -> None:
     """`headwater ingest` with these words and this environment, as the whole of a process.
 
-    crash: a step and the number of the call that kills it, as "before-fold:3"; "" for none.
+    crash: a step and the number of the call that is its end, as "before-fold:3"; "" for none.
     clock: the seconds by which this process's wall clock is wrong, if there is such a file; they
     may change while it runs.
     """

@@ -83,7 +83,9 @@ def columns(tp: TopicPartition, messages: Sequence[Message], end: int) -> ModelR
 
 
 class ModelConsumer:
-    """See `Consumer`. `polls` are the sizes of the next polls; there is no other."""
+    """See `Consumer`. `polls` are the sizes of the next polls, each with what happens right after
+    it, before the worker does anything; there is no other.
+    """
 
     def __init__(self, broker: Broker, member: int) -> None:
         self._broker, self._member = broker, member
@@ -92,7 +94,7 @@ class ModelConsumer:
         self._known: dict[TopicPartition, tuple[int, int]] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._moved = Moved(frozenset(), frozenset())
-        self.polls: deque[int] = deque()
+        self.polls: deque[tuple[int, Callable[[], None]]] = deque()
         self.jumps: Counter[TopicPartition] = Counter()
 
     def subscribe(self, topics: Sequence[str]) -> None: ...
@@ -100,7 +102,7 @@ class ModelConsumer:
     def poll(self, timeout_seconds: float, max_records: int) -> list[Records]:
         if not self.polls:
             raise Paused
-        size = self.polls.popleft()
+        size, then = self.polls.popleft()
         self._generation = self._broker.rebalances
         owned = {tp: o for tp, o in self._broker.owners.items() if o[0] == self._member}
         fresh = {tp for tp, o in owned.items() if self._known.get(tp) != o}
@@ -119,6 +121,7 @@ class ModelConsumer:
             if messages := log[at : at + size]:
                 self._positions[tp] = messages[-1].offset + 1
                 found.append(columns(tp, messages, len(log)))
+        then()
         return found
 
     def moved(self) -> Moved:
@@ -153,6 +156,9 @@ class ModelConsumer:
     ) -> None:
         # As Kafka does: of partitions that a member does not own it takes offsets as well.
         if self._generation != self._broker.rebalances:
+            # As librdkafka does: who keeps its partitions is in the new generation without a poll.
+            if all(self._broker.owners.get(tp) == owner for tp, owner in self._known.items()):
+                self._generation = self._broker.rebalances
             raise FencedError("the group moved on without this worker")
         self._broker.committed.update(positions)
         for letter in dead:
@@ -234,6 +240,9 @@ class MortalWriter(OnlineWriter):
         return super().run(commands)
 
 
+def _nothing() -> None: ...
+
+
 class ModelWorker:
     """A real worker, one step at a time."""
 
@@ -253,11 +262,24 @@ class ModelWorker:
         self.jobs = ModelJobs()
         self.worker._jobs = self.jobs  # type: ignore[assignment]
 
-    def turn(self, size: int) -> None:
-        """One turn of the loop, whose poll gives at most `size` messages a partition."""
-        self.consumer.polls.append(size)
+    def turn(self, size: int, then: Callable[[], None] = _nothing) -> None:
+        """One turn of the loop, whose poll gives at most `size` messages a partition.
+
+        then: what happens between the poll and all else.
+        """
+        self.consumer.polls.append((size, then))
         with suppress(Paused):
             self.worker.run(until_end=False)
+
+    def stop(self, size: int, then: Callable[[], None] = _nothing) -> None:
+        """A last turn, in which it is asked to stop; it ends by itself."""
+
+        def asked() -> None:
+            then()
+            self.worker.stopping = True
+
+        self.consumer.polls.append((size, asked))
+        self.worker.run(until_end=False)
 
     def work(self, kind: str) -> None:
         """The first waiting job of a thread."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import redis
 
 from headwater.local import LocalKafka, LocalRedis
-from tests.faults.crew import Crew, until
+from tests.faults.crew import Crew, Worker, until
 from tests.faults.feed import Feed
 
 
@@ -229,15 +229,27 @@ LONG_FAULTS: dict[str, Fault] = {fault.__name__: fault for fault in (broker_away
 
 def crash(stage: Stage, step: str, nth: int) -> None:
     """A worker that kills itself at the nth call of a step; see `crashing_worker`."""
-    worker = stage.crew.start(f"{step}:{nth}")
+    worker = _until_it_ends(stage, f"{step}:{nth}")
+    assert worker.exitcode == -signal.SIGKILL, "the worker ended by itself"
+    stage.crew.kill(worker)
+
+
+def fail(stage: Stage, step: str, nth: int) -> None:
+    """A worker that is asked to stop as the nth call of a step fails; see `crashing_worker`."""
+    worker = _until_it_ends(stage, f"{step}:{nth}")
+    assert worker.exitcode == 0, "the worker did not end in order"
+    stage.crew.workers.pop(worker)
+
+
+def _until_it_ends(stage: Stage, moment: str) -> Worker:
+    worker = stage.crew.start(moment)
 
     def ended() -> bool:
         stage.feed.send(50)
         return not worker.is_alive()
 
-    until(ended, f"the worker never came to {step}:{nth}")
-    assert worker.exitcode == -signal.SIGKILL, "the worker ended by itself"
-    stage.crew.kill(worker)
+    until(ended, f"the worker never came to {moment}")
+    return worker
 
 
 def anything(stage: Stage) -> None:

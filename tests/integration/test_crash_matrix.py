@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.crashing_worker import STEPS
-from tests.faults.scenarios import crash
-from tests.faults.stages import MakeStage, compared
+from tests.faults.crashing_worker import FAILURES, STEPS
+from tests.faults.scenarios import crash, fail
+from tests.faults.stages import CLIENTS, MakeStage, compared
 
 # What one crash left behind meets the next; `tests/soak` has each step alone.
 GROUPS = {
@@ -27,6 +27,22 @@ def test_a_crash_at_any_step_loses_and_doubles_nothing(make_stage: MakeStage, gr
     stage.crew.finish()
     found = compared(stage)
     assert found.messages == stage.feed.sent
+
+
+@pytest.mark.parametrize(
+    ("step", "client"), [*((step, CLIENTS[0]) for step in FAILURES), ("commit-fails", CLIENTS[1])]
+)
+def test_a_worker_that_is_stopped_as_a_step_fails_commits_nothing_more(
+    make_stage: MakeStage, step: str, client: str
+) -> None:
+    """What failed is gone from its memory: a later commit would pass it by for good."""
+    stage = make_stage(list(FAILURES).index(step), client)
+    stage.feed.send(1000)
+    fail(stage, step, 1)
+    stage.crew.finish()
+    found = compared(stage)
+    assert found.messages == stage.feed.sent
+    assert found.dead > 0
 
 
 def test_every_step_is_in_some_group() -> None:

@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +155,12 @@ class Engine(RuleBasedStateMachine):
     @rule(data=st.data())
     def rebalance(self, data: st.DataObject) -> None:
         """Sessions end and begin: whoever is not told goes on as a zombie."""
+        self._drawn_rebalance(data)()
+
+    def _drawn_rebalance(self, data: st.DataObject) -> Callable[[], None]:
         members = [w.member for w in self.workers]
-        self.broker.assign({tp: data.draw(st.sampled_from(members)) for tp in PARTS})
+        wanted = {tp: data.draw(st.sampled_from(members)) for tp in PARTS}
+        return lambda: self.broker.assign(wanted)
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data(), size=st.sampled_from([0, 1, 2, 3, 50]), turns=st.integers(1, 3))
@@ -164,6 +168,25 @@ class Engine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(self.workers))
         for _ in range(turns):
             worker.turn(size)
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), size=st.sampled_from([0, 1, 50]), stops=st.booleans())
+    def rebalance_amid_a_turn(self, data: st.DataObject, size: int, stops: bool) -> None:
+        """The group moves on before the worker commits; it may be asked to stop just then."""
+        worker, then = data.draw(st.sampled_from(self.workers)), self._drawn_rebalance(data)
+        if stops:
+            self.workers.remove(worker)
+            worker.stop(size, then)
+        else:
+            worker.turn(size, then)
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), size=st.sampled_from([0, 1, 50]))
+    def stop(self, data: st.DataObject, size: int) -> None:
+        """As it is asked to: it commits what it has taken in."""
+        worker = data.draw(st.sampled_from(self.workers))
+        self.workers.remove(worker)
+        worker.stop(size)
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data(), size=st.sampled_from([1, 3, 50]), turns=st.integers(2, 4))
@@ -355,6 +378,28 @@ def test_a_checkpoint_commits_nothing_of_a_partition_that_was_revoked_meanwhile(
     assert engine.broker.committed[PARTS[0]].offset == 2
     assert len(engine.broker.dead) == 2
     engine.teardown()
+
+
+def test_one_that_is_stopped_after_a_refused_commit_passes_no_dead_letter_by(
+    store: LocalRedis,
+) -> None:
+    """It keeps its partitions, so the group would take its next commit, without their letters."""
+    Engine.url = store.url
+    engine = Engine()
+    engine.join(True)
+    event = {"user_id": 0, "at": -MINUTE, "x": 1.0, "s": "a"}
+    for part in PARTS:
+        engine.produce(part, [event, b"{"])
+    (first,) = engine.workers
+    first.turn(0)
+    first.turn(50)  # read, and a checkpoint begun that waits for its writes
+    first.work("redis")
+    first.work("log")
+    engine.workers.remove(first)
+    first.stop(0, lambda: engine.broker.assign(dict.fromkeys(PARTS, first.member)))
+    assert not engine.broker.committed
+    engine.teardown()
+    assert len(engine.broker.dead) == 2
 
 
 @pytest.mark.parametrize("restored", [False, True])
