@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -27,6 +28,19 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture(scope="module")
+def repo(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_url: str
+) -> Path:
+    """The serving tests' project (tests/serving), applied, by the name of the tests' module."""
+    from tests.serving import project  # pandas: only for those who need it
+
+    name = f"{request.path.parent.name}_{request.path.stem}"
+    made = project.write(tmp_path_factory.mktemp(name) / "repo", project.ours(redis_url), name)
+    project.apply(made)
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -12,18 +11,12 @@ import redis
 from headwater.local.process import HOST, Server, free_ports
 from headwater.local.redis import find_server
 from headwater.online.cluster import SLOTS
+from tests.waiting import until
 
 #: After so long without an answer the others take a node for failed.
 NODE_TIMEOUT_MS = 1000
 #: What every node of the cluster asks for, whoever connects to it.
 PASSWORD = "a cluster's"  # noqa: S105 (of servers that live for a test)
-
-
-def until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 class Node:

@@ -14,7 +14,8 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser import Visitor, visitor
 from tests.processes import Programs
 from tests.serving import many, project
-from tests.serving.server import Running, serve, until
+from tests.serving.server import Running, serve
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

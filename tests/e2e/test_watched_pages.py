@@ -16,8 +16,8 @@ from playwright.sync_api import Page, expect
 
 from headwater.local import LocalKafka
 from tests.browser import Visitor, visitor
-from tests.faults.crew import until
 from tests.processes import Programs
+from tests.waiting import until
 from tests.watched import project
 from tests.watched.project import USERS
 
@@ -143,5 +143,5 @@ def test_a_training_set_that_runs_shows_how_far_it_is_and_is_cancelled(
 def _process_of(shop: Programs, page: Page) -> int:
     """The process of the job that the page shows, once it has said its number."""
     status = shop.repo / "data" / "training-sets" / page.url.rsplit("/", 1)[1] / "status.json"
-    until(lambda: "pid" in json.loads(status.read_text()), "the job does not begin")
+    until(lambda: "pid" in json.loads(status.read_text()), 120, "the job does not begin")
     return int(json.loads(status.read_text())["pid"])

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from headwater.online.progress import Progress
 from headwater.rebuild import missing
 from tests.faults import crashing_worker
 from tests.processes import Programs
+from tests.waiting import until
 
 Worker = ForkServerProcess
 END_SECONDS = 120.0
@@ -59,7 +60,10 @@ class Crew:
         """One more worker, once it is a member of the group. `crash`: see `crashing_worker`."""
         before = self._members()
         worker = self._spawn(crash)
-        until(lambda: bool(self._members() - before) or not worker.is_alive(), "no worker joins")
+        until(
+            lambda: bool(self._members() - before) or not worker.is_alive(),
+            END_SECONDS, "no worker joins",
+        )  # fmt: skip
         self.workers[worker] = self._members() - before
         return worker
 
@@ -126,14 +130,19 @@ class Crew:
     def working(self) -> None:
         """Blocks until some worker has appended something."""
         before = self.logged()
-        until(lambda: self.logged() > before, "no worker takes anything in", self.check)
+        until(
+            lambda: self.logged() > before, END_SECONDS, "no worker takes anything in", self.check
+        )
 
     def whole(self) -> None:
         """Blocks until no view lacks anything that its log holds."""
         catalog = catalog_cache.load(self.repo)
         with redis.Redis.from_url(self.programs.env["REDIS_URL"]) as client:
             progress = Progress(client, catalog.project)
-            until(lambda: not missing(catalog, progress), "a view is not whole", self.check)
+            until(
+                lambda: not missing(catalog, progress), END_SECONDS, "a view is not whole",
+                self.check,
+            )  # fmt: skip
 
     def _spawn(self, crash: str, *more: str) -> Worker:
         words = ["--repo", str(self.repo), *more]
@@ -159,14 +168,3 @@ class Crew:
 def _signal(worker: Worker, number: signal.Signals) -> None:
     assert worker.pid is not None
     os.kill(worker.pid, number)
-
-
-def until(
-    condition: Callable[[], bool], failure: str, meanwhile: Callable[[], None] = lambda: None
-) -> None:
-    """Wait for a condition; an AssertionError after END_SECONDS."""
-    deadline = time.monotonic() + END_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, failure
-        meanwhile()
-        time.sleep(0.05)

@@ -14,8 +14,9 @@ from pathlib import Path
 import redis
 
 from headwater.local import LocalKafka, LocalRedis
-from tests.faults.crew import Crew, Worker, until
+from tests.faults.crew import END_SECONDS, Crew, Worker
 from tests.faults.feed import Feed
+from tests.waiting import until
 
 
 @dataclass
@@ -248,7 +249,7 @@ def _until_it_ends(stage: Stage, moment: str) -> Worker:
         stage.feed.send(50)
         return not worker.is_alive()
 
-    until(ended, f"the worker never came to {moment}")
+    until(ended, END_SECONDS, f"the worker never came to {moment}")
     return worker
 
 

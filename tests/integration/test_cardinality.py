@@ -14,7 +14,7 @@ from kafka import KafkaProducer
 
 from headwater.local import LocalKafka
 from tests.processes import Programs, feature_store
-from tests.serving.server import until
+from tests.waiting import until
 from tests.watched.project import api_keys, as_key
 
 PROJECT = TOPIC = "cardinality"

@@ -36,19 +36,11 @@ from headwater.offline.spec import Spec
 from headwater.offline.upkeep import maintain
 from headwater.quality.feature_sketches import HOUR_US
 from tests.serving import project
-from tests.serving.server import Running, serve, until
+from tests.serving.server import Running, serve
+from tests.waiting import until
 
 DAY_US = 24 * HOUR_US
 USERS = list(range(project.USERS))
-
-
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Path:
-    made = project.write(
-        tmp_path_factory.mktemp("drifting") / "repo", project.ours(redis_url), "drifttests"
-    )
-    project.apply(made)
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -23,19 +23,11 @@ from headwater.offline.log_segments import first_us, folder_of, names
 from headwater.offline.log_writer import left_over
 from service.feature_log import TURN_SECONDS
 from tests.serving import project
-from tests.serving.server import Running, serve, until
+from tests.serving.server import Running, serve
+from tests.waiting import until
 
 STATUSES = {1: "PRESENT", 2: "NULL_VALUE", 3: "NOT_FOUND", 4: "OUTSIDE_MAX_AGE"}
 SECOND = "0.3"
-
-
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Path:
-    made = project.write(
-        tmp_path_factory.mktemp("logged") / "repo", project.ours(redis_url), "loggedtests"
-    )
-    project.apply(made)
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from headwater.online import receipts
 from headwater.online.progress import Progress
 from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter
-from tests.faults.crew import until
 from tests.processes import Programs, feature_store
+from tests.waiting import until
 
 TOPIC = "receipts"
 DEFINITIONS = """
@@ -107,7 +107,7 @@ def test_an_event_that_was_waited_for_is_servable(
     worker = programs.ingest()
     try:
         # Of every partition that it has, events or none.
-        until(lambda: sum(one["running"] for one in partitions(programs)) == 4, "no status")
+        until(lambda: sum(one["running"] for one in partitions(programs)) == 4, 120, "no status")
         before = count(programs, redis_client, 1)
         offset = send(event(1, time.time_ns() // 1000 - 1_000_000))
         done = json.loads(programs.headwater(

@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 from headwater.local import LocalKafka
 from tests.faults.crew import Crew
 from tests.processes import feature_store
-from tests.serving.server import until
+from tests.waiting import until
 
 PROJECT = TOPIC = "counted"
 DEFINITIONS = f"""

@@ -30,7 +30,7 @@ from headwater.local import LocalKafka, LocalRedis
 from headwater.local.process import free_ports, listens
 from tests.panels import panels
 from tests.processes import Programs, feature_store
-from tests.serving.server import until
+from tests.waiting import until
 
 SERVERS = ("prometheus", "promtool", "prometheus-alertmanager", "amtool", "victoria-metrics",
            "vmalert", "vmagent")  # fmt: skip

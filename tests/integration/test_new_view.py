@@ -16,8 +16,9 @@ from headwater.local import LocalKafka
 from headwater.online.progress import Place, Progress
 from tests.faults import project, truth
 from tests.faults.compare import compare
-from tests.faults.crew import Crew, until
+from tests.faults.crew import Crew
 from tests.faults.feed import Feed
+from tests.waiting import until
 
 NEW = ["user_windows", "pair_windows", "large_windows", "pair_latest"]
 OLD = ["device_windows", "doubled_windows", "halved_windows", "user_latest", "visit_windows"]
@@ -74,4 +75,4 @@ def _wait(repo: Path, kafka: LocalKafka, client: redis.Redis, names: list[str]) 
         held = Progress(client, "faults").all()
         return all(held.get(place, 0) >= end for place, end in ends.items())
 
-    until(whole, "views stay behind")
+    until(whole, 120, "views stay behind")

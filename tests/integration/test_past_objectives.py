@@ -20,7 +20,8 @@ from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter
 from service.rpc.messages import SERVING, message
 from tests.serving import project
-from tests.serving.server import Running, serve, until
+from tests.serving.server import Running, serve
+from tests.waiting import until
 
 DEFINITIONS = """
 from datetime import timedelta

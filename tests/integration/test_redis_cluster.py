@@ -43,9 +43,10 @@ from tests.integration.test_rebuild import assert_same, offline, online
 from tests.logs import catalog as log_catalog
 from tests.logs import fill_log
 from tests.processes import Programs
-from tests.redis_cluster import PASSWORD, Cluster, Node, Sentinels, until
+from tests.redis_cluster import PASSWORD, Cluster, Node, Sentinels
 from tests.serving import project as serving
 from tests.serving.server import serve
+from tests.waiting import until
 
 PREFIX = b"prefix00"
 CODEC = RowCodec(["value"], ["DOUBLE"], b"\0\0\0")

@@ -24,7 +24,7 @@ from headwater.online.values import ViewReader
 from headwater.online.writer import OnlineWriter
 from headwater.testing import Project
 from tests.processes import Programs
-from tests.serving.server import until
+from tests.waiting import until
 
 
 def run(*words: str) -> str:

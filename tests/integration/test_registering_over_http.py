@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from headwater import catalog_cache, cli
-from tests.serving.server import Answer, Running, call, serve, until
+from tests.serving.server import Answer, Running, call, serve
+from tests.waiting import until
 
 PATH = "/api/v1/feature-views"
 CUSTOMERS = ["ada", "bob", "cleo", "nobody"]

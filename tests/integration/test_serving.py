@@ -23,18 +23,10 @@ from headwater import catalog_cache
 from headwater.client import AsyncClient, Client
 from headwater.errors import BadRequestError
 from tests.serving import project
-from tests.serving.server import Running, serve, until
+from tests.serving.server import Running, serve
+from tests.waiting import until
 
 ARROW = "application/vnd.apache.arrow.stream"
-
-
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Path:
-    made = project.write(
-        tmp_path_factory.mktemp("serving") / "repo", project.ours(redis_url), "servingtests"
-    )
-    project.apply(made)
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 from headwater.local.process import free_ports
 from tests.serving import descriptors, project
-from tests.serving.server import Running, serve, until
+from tests.serving.server import Running, serve
+from tests.waiting import until
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -58,13 +59,6 @@ def value(plain: Any) -> types.Value:
 
 def repeated(values: list[Any]) -> types.RepeatedValue:
     return types.RepeatedValue(val=[value(one) for one in values])
-
-
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Path:
-    made = project.write(tmp_path_factory.mktemp("rpc") / "repo", project.ours(redis_url), "rpc")
-    project.apply(made)
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,8 @@ from headwater.local.process import free_ports
 from headwater.settings import Settings
 from service.access import Access, check_exposure
 from tests.serving import project
-from tests.serving.server import Answer, Running, call, serve, until
+from tests.serving.server import Answer, Running, call, serve
+from tests.waiting import until
 
 LIMIT = 0.5
 ASKED = {"features": ["doubles:d0"], "entities": {"user_id": [1]}}

@@ -20,17 +20,11 @@ import pytest
 
 from headwater.local.process import free_ports
 from tests.serving import project
-from tests.serving.server import Running, serve, until
+from tests.serving.server import Running, serve
+from tests.waiting import until
 
 WORKERS = 3
 FEATURES = ["doubles:d0", "doubles:d1", "numbers:i32"]
-
-
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Path:
-    made = project.write(tmp_path_factory.mktemp("crew") / "repo", project.ours(redis_url), "crew")
-    project.apply(made)
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -210,10 +204,10 @@ def test_what_no_worker_can_do_ends_the_service_with_one_line(
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
 
     (tmp_path / "feature_store.yaml").write_text("project: x\nregistry: registry.db\n")
-    nothing = run(tmp_path)
+    (port,) = free_ports(1)
+    nothing = run(tmp_path, HEADWATER_PORT=str(port))
     assert nothing.returncode == 1
     assert "no registry yet" in nothing.stderr
-    (port,) = free_ports(1)
     with serve(repo, redis_url, HEADWATER_WORKERS="2") as server:
         taken = run(repo, HEADWATER_PORT=server.url.rsplit(":", 1)[1])
         assert taken.returncode == 1

@@ -26,7 +26,8 @@ from headwater.offline.recompute import NO_ROW
 from headwater.online import verified
 from tests.browser import visitor
 from tests.serving import project
-from tests.serving.server import Running, serve, until
+from tests.serving.server import Running, serve
+from tests.waiting import until
 
 FEATURES = [f"doubles:d{i}" for i in range(5)]
 NOW = datetime.now(UTC)

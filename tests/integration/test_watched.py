@@ -25,8 +25,8 @@ from headwater.online.sizes import sizes
 from headwater.online.usage import Counts, User
 from headwater.online.writer import OnlineWriter
 from headwater.usage import usage_report
-from tests.faults.crew import until
 from tests.processes import Programs
+from tests.waiting import until
 from tests.watched import project
 from tests.watched.project import USERS, as_key
 
@@ -45,7 +45,7 @@ def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             stdout=log, stderr=log,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
-    until(lambda: _answers(url + "/-/ready"), "Alertmanager does not answer")
+    until(lambda: _answers(url + "/-/ready"), 120, "Alertmanager does not answer")
     yield url
     process.terminate()
     process.wait(30)
@@ -241,7 +241,7 @@ def test_ingest_shows_partitions_letters_with_their_bytes_jobs_and_alerts(
     shop.headwater("compact")
     server = shop.serve()
     try:
-        until(lambda: bool(report(shop, "/api/v1/ingest")["alerts"]), "no alert comes")
+        until(lambda: bool(report(shop, "/api/v1/ingest")["alerts"]), 120, "no alert comes")
         found = report(shop, "/api/v1/ingest")
     finally:
         server.terminate()

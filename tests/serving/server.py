@@ -90,12 +90,3 @@ def serve(repo: Path, redis_url: str, **settings: str) -> Iterator[Running]:
         finally:
             process.terminate()
             process.wait(30)
-
-
-def until(condition: Any, seconds: float = 30) -> float:
-    """Wait for a condition; the seconds that it took. Fails the test when it never comes true."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, "it never came true"
-        time.sleep(0.01)
-    return time.monotonic() - start

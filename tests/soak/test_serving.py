@@ -19,13 +19,6 @@ TRIES = 100_000
 
 
 @pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Path:
-    made = project.write(tmp_path_factory.mktemp("soak") / "repo", project.ours(redis_url), "soak")
-    project.apply(made)
-    return made
-
-
-@pytest.fixture(scope="module")
 def running(repo: Path, redis_url: str) -> Iterator[Running]:
     with serve(repo, redis_url) as server:
         server.fill(project.frames())
