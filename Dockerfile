@@ -22,6 +22,6 @@ USER headwater
 RUN ["python", "-c", "from headwater.online import columns, sinks; from service import counting, single; \
      [part.warm() for part in (columns, sinks, counting, single)]"]
 
-EXPOSE 6566 9465
+EXPOSE 6566 6580 9465
 ENTRYPOINT ["headwater"]
 CMD ["--help"]

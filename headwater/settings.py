@@ -40,6 +40,10 @@ _URL = _matches(
 _HTTP_URL = _matches("http[s]://[USER:PASSWORD@]HOST[:PORT]", r"https?://\S+")
 _BROKERS = _matches("HOST:PORT, or several with commas between", r"[^\s,:]+:\d+(,[^\s,:]+:\d+)*")
 _SIZE = _matches("a size such as 4GB", r"\d+(\.\d+)? ?[KMGT]i?B")
+#: Ports above 1024 that browsers refuse ("bad ports" of the Fetch standard), and the one beside.
+BLOCKED_PORTS = {1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667,
+                 6668, 6669, 6679, 6697, 10080}  # fmt: skip
+UI_PORT = 6580
 _PORT: Wanted = ("a port, 1 to 65535", lambda n: 0 < n < 65536)
 _PORT_OR_NONE: Wanted = ("a port, 1 to 65535, or 0 for none", lambda n: 0 <= n < 65536)
 _PORT_OR_ANY: Wanted = ("a port, 1 to 65535, or 0 for a free one", lambda n: 0 <= n < 65536)
@@ -75,6 +79,13 @@ class Settings:
     group: str = _setting("HEADWATER_GROUP", "", "consumer group; default `headwater-<project>`")
     host: str = _setting("HEADWATER_HOST", "127.0.0.1", "address that the service listens on")
     port: int = _setting("HEADWATER_PORT", 6566, "port of the service", _PORT)
+    ui_port: int = _setting(
+        "HEADWATER_UI_PORT",
+        0,
+        "one more port of the service, for browsers, which refuse to open 6566; 0: 6580 beside "
+        "such a port, else none",
+        _PORT_OR_NONE,
+    )
     workers: int = _setting("HEADWATER_WORKERS", 1, "processes of the service")
     grpc_port: int = _setting(
         "HEADWATER_GRPC_PORT", 0, "port of Feast's gRPC services; 0: none", _PORT_OR_NONE
@@ -218,6 +229,15 @@ class Settings:
             return 0
         base = 1024 if found[3] else 1000
         return int(float(found[1]) * base ** ("KMGT".index(found[2].upper()) + 1))
+
+    @property
+    def browser_port(self) -> int:
+        """The port beside `port` on which browsers open the pages; 0 where `port` will do.
+
+        6566, where Feast's clients look, is among the ports that the Fetch standard blocks (it was
+        a scanner daemon's), and every browser does so.
+        """
+        return self.ui_port or (UI_PORT if self.port in BLOCKED_PORTS else 0)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:

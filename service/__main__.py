@@ -20,7 +20,7 @@ from headwater.settings import Settings
 from service import protocol
 from service.access import Access, check_exposure
 from service.app import create_app
-from service.crew import REFUSED, Crew, Place, listen
+from service.crew import REFUSED, Crew, Place, bound
 from service.gate import admit
 from service.running import Service
 
@@ -38,24 +38,26 @@ def main() -> int:
         start_logging(settings.log_level)
         check_exposure(settings, Access.parse(settings.api_keys))
         repo = arguments.repo.resolve()
-        listener = _listen(settings, settings.port, "HEADWATER_PORT")
+        listeners = _bound(settings, settings.port, "HEADWATER_PORT")
+        if settings.browser_port:
+            listeners += _bound(settings, settings.browser_port, "HEADWATER_UI_PORT")
         if settings.grpc_port:
             # gRPC itself says it on lines of its own, and only when all else has started.
-            _listen(settings, settings.grpc_port, "HEADWATER_GRPC_PORT").close()
+            for one in _bound(settings, settings.grpc_port, "HEADWATER_GRPC_PORT"):
+                one.close()
         if settings.workers == 1:
-            listener.close()  # uvicorn opens one for each address of the host
-            return serve(repo, settings)
+            return serve(repo, settings, listeners)
         catalog_cache.load(repo)  # once for all, where it has to be made
     except HeadwaterError as error:
         return _refused(error)
     _settle_memory()
-    return Crew(settings.workers, listener, lambda place: _work(repo, settings, place)).run()
+    return Crew(settings.workers, lambda place: _work(repo, settings, listeners, place)).run()
 
 
-def _listen(settings: Settings, port: int, variable: str) -> socket.socket:
-    """A socket on one of the service's ports. Raises HeadwaterError where it is taken."""
+def _bound(settings: Settings, port: int, variable: str) -> list[socket.socket]:
+    """Sockets on one of the service's ports. Raises HeadwaterError where it is taken."""
     try:
-        return listen(settings.host, port)
+        return bound(settings.host, port)
     except OSError as error:
         raise HeadwaterError(
             f"cannot listen on {settings.host}:{port} ({error.strerror}); stop what listens there, "
@@ -63,9 +65,9 @@ def _listen(settings: Settings, port: int, variable: str) -> socket.socket:
         ) from error
 
 
-def _work(repo: Path, settings: Settings, place: Place) -> int:
+def _work(repo: Path, settings: Settings, listeners: list[socket.socket], place: Place) -> int:
     try:
-        return serve(repo, settings, place)
+        return serve(repo, settings, listeners, place)
     except HeadwaterError as error:
         return _refused(error)
 
@@ -75,7 +77,9 @@ def _refused(error: HeadwaterError) -> int:
     return REFUSED
 
 
-def serve(repo: Path, settings: Settings, place: Place | None = None) -> int:
+def serve(
+    repo: Path, settings: Settings, listeners: list[socket.socket], place: Place | None = None
+) -> int:
     """Run one worker to its end. Raises HeadwaterError where it cannot start."""
     app = create_app(repo, settings, place)
     service = app.state.service
@@ -95,7 +99,7 @@ def serve(repo: Path, settings: Settings, place: Place | None = None) -> int:
     _settle_memory()
     # uvicorn raises SIGINT again once it has ended.
     with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[place.socket] if place else None)
+        server.run(sockets=listeners)
     if service.refused is not None:
         raise service.refused
     return 0 if server.started else 3
@@ -109,7 +113,11 @@ class _Server(uvicorn.Server):
         self._service, self._place = service, place
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup(sockets)  # type: ignore[arg-type]
+        try:
+            await super().startup(sockets)  # type: ignore[arg-type]
+        except OSError as error:  # a port was free when it was bound, and is another's by now
+            await self.lifespan.shutdown()
+            self._service.refused = HeadwaterError(f"cannot listen: {error}")
         if self._service.refused is not None:
             self.should_exit = True
         if self._place is not None:

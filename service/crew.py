@@ -1,4 +1,4 @@
-"""Several workers on one socket, forked from one process, which replaces those that die.
+"""Several workers on the same sockets, forked from one process, which replaces those that die.
 
 The process that forks has imported all that workers need and does nothing but wait for them, so
 that a new worker answers within milliseconds.
@@ -27,13 +27,12 @@ REFUSED = 1
 
 
 class Place(NamedTuple):
-    """One worker's part: its number, the listening socket, the folder that all workers share.
+    """One worker's part: its number, and the folder that all workers share.
 
     `alive` ends (it can be read) when the process that started the worker does.
     """
 
     number: int
-    socket: socket.socket
     folder: Path
     alive: int
 
@@ -41,8 +40,8 @@ class Place(NamedTuple):
 class Crew:
     """Runs `work(place)` in so many processes until SIGTERM or SIGINT; see `run`."""
 
-    def __init__(self, workers: int, listener: socket.socket, work: Callable[[Place], int]) -> None:
-        self._workers, self._listener, self._work = workers, listener, work
+    def __init__(self, workers: int, work: Callable[[Place], int]) -> None:
+        self._workers, self._work = workers, work
         self._running: dict[int, tuple[int, float]] = {}
         self._stopping = False
         self._exit = 0
@@ -75,7 +74,7 @@ class Crew:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(self._held)
-            code = self._work(Place(worker, self._listener, self._folder, self._alive))
+            code = self._work(Place(worker, self._folder, self._alive))
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 70
         except BaseException:
@@ -113,11 +112,16 @@ class Crew:
                 continue
 
 
-def listen(host: str, port: int, backlog: int = 2048) -> socket.socket:
-    """A listening TCP socket that forked workers share. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind((host, port))
-    made.listen(backlog)
+def bound(host: str, port: int) -> list[socket.socket]:
+    """TCP sockets on a port of every address of the host; they listen once a server takes them,
+    and workers that are forked share them. Raises OSError."""
+    made: list[socket.socket] = []
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        one = socket.socket(family, kind, protocol)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # the IPv4 addresses have sockets of their own
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+        made.append(one)
     return made

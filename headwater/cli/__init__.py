@@ -198,7 +198,7 @@ def serve(
         int | None, typer.Option(help="processes; HEADWATER_WORKERS, else 1")
     ] = None,
 ) -> None:
-    """Run the HTTP service (port 6566)."""
+    """Run the HTTP service (port 6566; its pages for browsers: 6580)."""
     more = [] if workers is None else ["--workers", str(workers)]
     os.execv(sys.executable, _program("service", repo, *more))  # noqa: S606 (no shell is involved)
 

@@ -30,9 +30,12 @@ from headwater.demo import flights, leftovers
 from headwater.errors import HeadwaterError
 from headwater.local import LocalStack
 from headwater.local.process import free_ports, listens
-from headwater.settings import Settings
+from headwater.settings import BLOCKED_PORTS, UI_PORT, Settings
 
 SERVICE = "departure_delay_v1"
+#: Seconds that the service takes to listen where its loops are compiled already, and the longest
+#: that it is waited for: the first start of an installation compiles them, beside the worker's.
+_USUAL_START, _LONGEST_START = 10.0, 600.0
 console = terminal.console()
 
 
@@ -76,7 +79,9 @@ def up(repo: Path, fresh: bool = False) -> None:
             console.print("For other terminals:")
             for name, value in stack.env.items():
                 console.print(f"  export {name}={value}", soft_wrap=True)
-            console.print(f"Service at {run.address}. Ctrl-C stops everything.")
+            console.print(
+                f"Service at {run.address}, its pages at {run.pages}. Ctrl-C stops everything."
+            )
             run.stay()
         except KeyboardInterrupt:
             console.print("Stopped.")
@@ -89,13 +94,16 @@ class _Demo:
 
     def __init__(self, repo: Path, folder: Path) -> None:
         self.repo, self.folder = repo, folder
-        port = os.environ.get("HEADWATER_PORT") or (
-            "6566" if not listens(6566) else str(free_ports(1)[0])
-        )
+        port = int(os.environ.get("HEADWATER_PORT") or _free(6566))
+        pages = int(os.environ.get("HEADWATER_UI_PORT") or 0)
+        if not pages and port in BLOCKED_PORTS:
+            pages = _free(UI_PORT)
         self.address = f"http://127.0.0.1:{port}"
+        self.pages = f"http://127.0.0.1:{pages or port}/ui/"
         self.env = {
             **os.environ,
-            "HEADWATER_PORT": port,
+            "HEADWATER_PORT": str(port),
+            "HEADWATER_UI_PORT": str(pages),
             "HEADWATER_METRICS_PORT": str(free_ports(1)[0]),
         }
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -214,10 +222,19 @@ class _Demo:
 
     def serve(self) -> None:
         server = self.child("service", "service", "--repo", str(self.repo))
-        deadline = time.monotonic() + 60
+        begun, told = time.monotonic(), False
         while not listens(int(self.env["HEADWATER_PORT"])):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise HeadwaterError(f"the service did not start: {self._tail('service')}")
+            waited = time.monotonic() - begun
+            if server.poll() is not None:
+                raise HeadwaterError(f"the service has ended: {self._tail('service')}")
+            if waited > _LONGEST_START:
+                raise HeadwaterError(
+                    f"the service does not listen after {waited:.0f} s; the machine is too busy, "
+                    f"or its log says why: {self._tail('service') or 'it is empty'}"
+                )
+            if waited > _USUAL_START and not told:
+                console.print("  The first start compiles what serves, once: about a minute ...")
+                told = True
             time.sleep(0.05)
 
     def _show_vector(self, labels: pa.Table) -> None:
@@ -262,7 +279,8 @@ class _Demo:
             f"{self.repo / 'data' / 'train.parquet'}').describe())\"",
             soft_wrap=True,
         )
-        console.print(f"  {self.address}/ui   {self.address}/docs   {self.address}/metrics")
+        docs = self.pages.removesuffix("ui/") + "docs"
+        console.print(f"  {self.pages}   {docs}   {self.address}/metrics")
 
     def _trickle(self) -> None:
         """Live events as their time comes, until Ctrl-C."""
@@ -312,6 +330,11 @@ class _Demo:
             child.terminate()
         for child in self._children.values():
             child.wait(30)
+
+
+def _free(port: int) -> int:
+    """That port, or a free one where something listens there."""
+    return free_ports(1)[0] if listens(port) else port
 
 
 def _events(topic: str, table: pa.Table) -> Iterator[tuple[int, str, bytes, bytes]]:

@@ -428,3 +428,16 @@ def test_tls(repo: Path, own_redis: LocalRedis, tmp_path: Path) -> None:
             server.url + "/get-online-features", json.dumps(ASKED).encode()
         )
         assert call(request, 10, context).status == 200
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_browsers_are_served_on_a_second_port(
+    repo: Path, own_redis: LocalRedis, workers: str
+) -> None:
+    (port,) = free_ports(1)
+    settings = {"HEADWATER_UI_PORT": str(port), "HEADWATER_WORKERS": workers}
+    with serve(repo, own_redis.url, **settings) as running:
+        pages = Running(f"http://127.0.0.1:{port}", running.process, running.log)
+        for one in (running, pages):
+            assert one.get("/health").status == 200
+            assert "<h1>Catalogue</h1>" in one.get("/ui/").body.decode()

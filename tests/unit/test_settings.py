@@ -92,3 +92,13 @@ def test_a_password_is_not_shown_when_its_url_is_refused() -> None:
         Settings.from_env({"REDIS_URL": "http://user:hunter2@cache:6379"})
     assert "hunter2" not in str(refused.value)
     assert "cache:6379" in str(refused.value)
+
+
+def test_browsers_have_a_port_of_their_own_beside_one_that_they_refuse() -> None:
+    def beside(**settings: str) -> int:
+        return Settings.from_env(settings).browser_port
+
+    assert beside() == 6580
+    assert beside(HEADWATER_PORT="8080") == 0
+    assert beside(HEADWATER_PORT="8080", HEADWATER_UI_PORT="8081") == 8081
+    assert beside(HEADWATER_UI_PORT="8081") == 8081
