@@ -17,7 +17,19 @@ from headwater.catalog import Catalog
 from headwater.catalog_cache import configuration
 from headwater.definition_checks import Problem, check
 from headwater.errors import DefinitionError, HeadwaterError
-from headwater.where import Definitions, of_error
+from headwater.where import Definitions, kind_of, of_error
+
+#: Kinds whose names may not meet.
+_NAMESPACES = {
+    "on-demand feature view": "feature view", "push source": "source", "file source": "source",
+    "Kafka source": "source", "SqlSource": "source",
+}  # fmt: skip
+#: What would be right, by what Feast and Python say of the commonest mistakes.
+_REMEDIES = {
+    'argument "dtype"': ". Use a type of feast.types, such as Int64 or String",
+    'argument "tags"': '. Tags are text: {"max_drift": "0.3"}',
+    "NameError": ". Import it, or correct the name",
+}
 
 
 def read(repo: Path) -> Catalog:
@@ -29,14 +41,17 @@ def read(repo: Path) -> Catalog:
     configuration(repo)
     try:
         return _rehearse(repo)
+    except _TwiceError as error:
+        raise error.placed(repo) from None
     except DefinitionError as error:
         raise _placed(Definitions(repo).of_text(error.name), str(error)) from error
     except HeadwaterError as error:
         raise _placed("", str(error)) from error
     except Exception as error:
-        where = of_error(error, repo)
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        remedy = next((say for sign, say in _REMEDIES.items() if sign in told), "")
         raise _placed(
-            where, f"Feast refuses the definitions in {repo}: {type(error).__name__}: {error}"
+            of_error(error, repo), f"Feast refuses the definitions in {repo}: {told}{remedy}"
         ) from error
 
 
@@ -55,9 +70,67 @@ def write(repo: Path) -> None:
 
 def problems(catalog: Catalog, repo: Path) -> list[tuple[str, Problem]]:
     """What the checks find, each with its "FILE:LINE" where that is known."""
-    found = [*check(catalog), *_baselines(catalog, repo)]
+    found = list(dict.fromkeys([*check(catalog), *_at_rest(catalog), *_baselines(catalog, repo)]))
     places = Definitions(repo) if found else None
     return [(places.at(p.kind, p.name, p.field) if places else "", p) for p in found]
+
+
+def _at_rest(catalog: Catalog) -> Iterator[Problem]:
+    """Files of this machine that lack a column, or are not there; what is elsewhere shows later."""
+    for view in catalog.views.values():
+        if view.batch is None or "://" in view.batch.path or view.batch.format != "parquet":
+            continue
+        if not Path(view.batch.path).exists():
+            yield Problem(
+                "feature view", view.name, "", f"there is no file {view.batch.path}",
+                "Put it there before `apply`, which loads it, or correct the path", False,
+            )  # fmt: skip
+            continue
+        columns = _columns(Path(view.batch.path))
+        if columns is None:
+            continue
+        source, remedy = view.batch, f"Its columns: {', '.join(sorted(columns))}"
+        named = {new: old for old, new in source.field_mapping.items()}
+        held = {name.lower() for name in columns}
+
+        def lacks(name: str, named: dict[str, str] = named, held: set[str] = held) -> bool:
+            return named.get(name, name).lower() not in held
+
+        if source.timestamp_field and lacks(source.timestamp_field):
+            yield Problem(
+                "file source", source.name, "",
+                f"{source.path} has no column {source.timestamp_field!r}, which is its "
+                "timestamp_field", remedy, True,
+            )  # fmt: skip
+        if view.stream or view.udf:
+            continue  # its rows are events, or are still transformed
+        for key in view.join_keys:
+            if lacks(key.name):
+                yield Problem(
+                    "feature view", view.name, "",
+                    f"{source.path} has no column {key.name!r}, which is a key of its entities",
+                    remedy, True,
+                )  # fmt: skip
+        for feature in view.features:
+            if lacks(feature.name):
+                yield Problem(
+                    "feature view", view.name, feature.name,
+                    f"{source.path} has no such column", remedy, True,
+                )  # fmt: skip
+
+
+def _columns(path: Path) -> list[str] | None:
+    """The columns of a Parquet file, or of a folder's first; None where nobody can tell."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = min(path.rglob("*.parquet"), default=None) if path.is_dir() else path
+    try:
+        columns: list[str] = pq.read_schema(file).names if file else []
+    except (pa.ArrowInvalid, OSError):
+        return None  # reading it says what is wrong
+    partitions = file.parent.relative_to(path).parts if file and path.is_dir() else ()
+    return [*columns, *(part.partition("=")[0] for part in partitions)] or None
 
 
 def _baselines(catalog: Catalog, repo: Path) -> Iterator[Problem]:
@@ -117,14 +190,43 @@ def _rehearse(repo: Path) -> Catalog:
             repo_path=repo,
         )
         contents = parse_repo(repo)
-        store = FeatureStore(config=rehearsal)
         objects: list[Any] = [
             *contents.projects, *contents.data_sources, *contents.entities,
             *contents.feature_views, *contents.stream_feature_views,
             *contents.on_demand_feature_views, *contents.feature_services,
         ]  # fmt: skip
+        _refuse_twice(objects)
+        store = FeatureStore(config=rehearsal)
         store.apply(objects, skip_feature_view_validation=False)
         return build(store, config.online_store)
+
+
+class _TwiceError(Exception):
+    """Two objects have one name."""
+
+    def __init__(self, kind: str, name: str, kinds: Iterable[str]) -> None:
+        super().__init__(kind, name)
+        self.kind, self.name, self.kinds = kind, name, kinds
+
+    def placed(self, repo: Path) -> HeadwaterError:
+        *first, last = Definitions(repo).every(self.name, self.kinds) or [""]
+        where = f", at {first[0]} and {last}" if first else ""
+        return _placed(
+            last, f"{self.kind} {self.name!r} is defined twice{where}. Give one another name."
+        )
+
+
+def _refuse_twice(objects: Iterable[Any]) -> None:
+    """Raises _TwiceError for two objects of one name: of entities, sources and services Feast
+    takes the last, and of views it says neither file nor line."""
+    held: dict[tuple[str, str], Any] = {}
+    for one in objects:
+        kind = kind_of(type(one).__name__)
+        other = held.setdefault((_NAMESPACES.get(kind, kind), one.name), one)
+        if other is one or (type(other) is type(one) and other == one):
+            continue
+        kinds = {kind, kind_of(type(other).__name__)}
+        raise _TwiceError(kind, one.name, kinds)
 
 
 class _inside:  # noqa: N801 (used as a function)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from headwater.aggregations import natural_type
 from headwater.catalog import Catalog, OnDemandPlan, ViewPlan, column_kind
 from headwater.quality.budgets import BUDGET_TAGS, budget_mistakes
 from headwater.quality.objectives import mistakes
@@ -38,6 +39,7 @@ def check(catalog: Catalog) -> list[Problem]:
     for view in catalog.views.values():
         found += _object("feature view", view, VIEW_TAGS)
         found += _view(view)
+        found += _of_stream(catalog, view)
     for on_demand in catalog.on_demand.values():
         found += _object("on-demand feature view", on_demand, VIEW_TAGS)
         found += _computed(on_demand)
@@ -77,6 +79,11 @@ def _view(view: ViewPlan) -> Iterator[Problem]:
     kind = "feature view"
     for field, text in (*mistakes(view), *budget_mistakes(view)):
         yield Problem(kind, view.name, field, text, "Correct the tag, or drop it", True)
+    names = [feature.name for feature in view.features]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Problem(
+            kind, view.name, name, "its schema has it twice", "Give one of them another name", True
+        )
     for feature in view.features:
         yield from _near_misses(kind, view.name, feature.name, feature.tags, FIELD_TAGS)
         bounded = sorted({"min", "max"} & feature.tags.keys())
@@ -90,6 +97,36 @@ def _view(view: ViewPlan) -> Iterator[Problem]:
             yield Problem(
                 kind, view.name, feature.name, "its name cannot be part of VIEW:FEATURE",
                 "Use letters, digits, _ and -", True,
+            )  # fmt: skip
+
+
+def _of_stream(catalog: Catalog, view: ViewPlan) -> Iterator[Problem]:
+    """What messages must have: keys, and of a row view the features. A udf may still make them."""
+    stream = catalog.streams.get(view.stream)
+    if stream is None or view.udf is not None:
+        return
+    held = {stream.field_mapping.get(field.name, field.name) for field in stream.fields}
+    remedy = f"Their fields: {', '.join(sorted(held))}"
+    for key in view.join_keys:
+        if key.name not in held:
+            yield Problem(
+                "feature view", view.name, "",
+                f"messages of {view.stream} have no {key.name!r}, which is a key of its entities",
+                remedy, True,
+            )  # fmt: skip
+    for feature in view.features if view.kind == "row" else ():
+        if feature.name not in held:
+            yield Problem(
+                "feature view", view.name, feature.name,
+                f"messages of {view.stream} have no such field", remedy, True,
+            )  # fmt: skip
+    for a in view.aggregations:
+        natural = natural_type(a.function, a.column_type)
+        if (column_kind(natural) == "object") != (column_kind(a.output_type) == "object"):
+            yield Problem(
+                "feature view", view.name, a.name,
+                f"it is declared as {a.output_type}, and {a.function} of {a.column_type} gives "
+                f"{natural}", "Correct its dtype", True,
             )  # fmt: skip
 
 

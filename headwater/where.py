@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ _MAKERS = {
     "entity": {"Entity"},
     "Kafka source": {"KafkaSource"},
     "push source": {"PushSource"},
+    "file source": {"FileSource"},
     "feature view": {"FeatureView", "BatchFeatureView", "StreamFeatureView", "stream_feature_view"},
     "on-demand feature view": {"OnDemandFeatureView", "on_demand_feature_view"},
     "feature service": {"FeatureService"},
@@ -33,7 +34,7 @@ class Definitions:
 
     def __init__(self, repo: Path) -> None:
         self._repo = repo
-        self._places: dict[tuple[str, str], Place] = {}
+        self._places: dict[tuple[str, str], list[Place]] = {}
         self._fields: list[tuple[str, Place]] = []
         for path in sorted(repo.rglob("*.py")):
             if any(part.startswith(".") for part in path.relative_to(repo).parts):
@@ -53,13 +54,13 @@ class Definitions:
                 self._fields.append((name, place))
             for kind, makers in _MAKERS.items():
                 if maker in makers:
-                    self._places.setdefault((kind, name), place)
+                    self._places.setdefault((kind, name), []).append(place)
 
     def at(self, kind: str, name: str, field: str = "") -> str:
         """ "FILE:LINE" of an object, or of a field within it; "" where that is unknown."""
-        held = self._places.get((kind, name))
-        if held is None:
+        if (kind, name) not in self._places:
             return ""
+        held = self._places[kind, name][0]
         inside = [
             place for called, place in self._fields
             if called == field and place.path == held.path and held.line <= place.line <= held.end
@@ -67,12 +68,22 @@ class Definitions:
         path, line, _ = inside[0] if inside else held
         return f"{_shown(path, self._repo)}:{line}"
 
+    def every(self, name: str, kinds: Iterable[str]) -> list[str]:
+        """ "FILE:LINE" of each object of some kinds that has a name."""
+        found = [place for kind in kinds for place in self._places.get((kind, name), ())]
+        return [f"{_shown(p.path, self._repo)}:{p.line}" for p in sorted(found)]
+
     def of_text(self, text: str) -> str:
         """The place of the object that a text such as "feature view 'x'" names."""
         for kind, name in self._places:
             if f"{kind} {name!r}" in text:
                 return self.at(kind, name)
         return ""
+
+
+def kind_of(made_by: str) -> str:
+    """What messages call an object of a class."""
+    return next((kind for kind, makers in _MAKERS.items() if made_by in makers), made_by)
 
 
 def of_error(error: BaseException, repo: Path) -> str:

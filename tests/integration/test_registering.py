@@ -133,6 +133,25 @@ WRONG = [
     ("dtype=Float64, description=\"Spent", "dtype=Flaot64, description=\"Spent", "Flaot64",
      "name 'Flaot64' is not defined"),
     ('Field(name="tier"', 'Field(naem="tier"', 'naem="tier"', "naem"),
+    ("dtype=Int64, description=\"Orders of the last hour\"", 'dtype="int"', 'dtype="int"',
+     "Use a type of feast.types"),
+    ("dtype=Int64, description=\"Orders of the last hour\"", "dtype=String", "dtype=String",
+     "it is declared as STRING, and count of STRING gives INT64. Correct its dtype."),
+    ('{"freshness_slo": "1d"}', '{"freshness_slo": 5}', "customer_orders = Stream",
+     "Tags are text"),
+    ("string, customer_id string", "string, client_id string", "customer_orders = Stream",
+     "messages of orders have no 'customer_id', which is a key of its entities. Their fields: am"),
+    ('timestamp_field="ordered_at",\n    message', 'timestamp_field="at",\n    message',
+     "orders = Kafka", "its messages have no 'at', which is its timestamp_field. Fields: am"),
+    ('timestamp_field="updated_at"', 'timestamp_field="at"', "customers = File",
+     "has no column 'at', which is its timestamp_field. Its columns: country, "),
+    ('Field(name="tier"', 'Field(name="level"', 'name="level"', "has no such column. Its columns"),
+    ('Field(name="tier"', 'Field(name="country"', 'name="country", dtype=String, description="Coun',
+     "its schema has it twice. Give one of them another name."),
+    ('name="customer_profile"', 'name="customer_orders"', "customer_profile = Feature",
+     "feature view 'customer_orders' is defined twice, at "),
+    ('order = Req', 'other = Entity(name="customer", join_keys=["id"])\norder = Req',
+     'join_keys=["id"]', "entity 'customer' is defined twice, at "),
 ]  # fmt: skip
 
 
@@ -154,11 +173,14 @@ def test_what_is_wrong_is_said_with_file_line_and_remedy(
 def test_advice_does_not_stop_a_plan(repo: Path) -> None:
     edit(repo, '{"freshness_slo": "1d"}', '{"freshnes_slo": "1d"}')
     edit(repo, 'description="Who orders",', "")
+    edit(repo, 'path="data/customers.parquet"', 'path="data/custmers.parquet"')
     done = CliRunner().invoke(cli.app, ["plan", "--repo", str(repo)])
     assert done.exit_code == 0
     assert re.search(r"features.py:\d+: feature view 'customer_orders': .*'freshness_slo' may be",
                      done.stderr)  # fmt: skip
     assert "entity 'customer': it has no description" in done.stderr
+    assert re.search(r"'customer_profile': there is no file .*/custmers.parquet\. Put it there",
+                     done.stderr)  # fmt: skip
 
 
 def test_a_new_projects_own_test_passes(made: Path) -> None:
