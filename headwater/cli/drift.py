@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 import typer
+from rich.progress import TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from headwater import catalog_cache
@@ -67,9 +68,12 @@ def drift(
     span = Asked("offline", view, service, times[0], times[1], times[2], times[3], baseline)
     asked = [msgspec.structs.replace(span, of=one) for one in get_args(Of) if of in {"", one}]
     table = SketchTable(catalog)
-    with _noted(catalog, settings, record) as note:
+    columns = (TextColumn("{task.description}"), TimeElapsedColumn())
+    with _noted(catalog, settings, record) as note, terminal.progress(*columns) as bar:
+        task = bar.add_task("sketching what is new in the logs", total=None)
         logs, keep_us = named_logs(catalog, settings.feature_log), settings.sketch_days * DAY_US
         rows = update(catalog, table, logs, keep_us=round(keep_us))
+        bar.update(task, description="comparing")
         reports = {one.of: run(catalog, table, one, repo.resolve()) for one in asked}
         week = time.time_ns() // 1000 - 7 * DAY_US
         note(reports, sum(rows.values()), quality(path_of(catalog), week, week + 7 * DAY_US))
