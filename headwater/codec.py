@@ -172,6 +172,18 @@ def entity_text(values: Sequence[Any]) -> bytes:
     return b"".join(b"%d:%b" % (len(text), text) for text in map(key_text, values))
 
 
+def entity_parts(text: bytes, count: int) -> list[bytes]:
+    """The texts of an entity's `count` key values, of which `entity_text` made one."""
+    if count == 1:
+        return [text]
+    parts = []
+    while text:
+        size, _, rest = text.partition(b":")
+        parts.append(rest[: int(size)])
+        text = rest[int(size) :]
+    return parts
+
+
 def key_text(value: Any) -> bytes:
     """One key value as text; a timestamp is a number of microseconds."""
     if isinstance(value, bytes):

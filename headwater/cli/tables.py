@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from headwater.amounts import lasting, size, some
 from headwater.quality.freshness import STAGES
 
 Row = Mapping[str, Any]
@@ -23,8 +24,8 @@ def views_table(rows: Iterable[Row]) -> Table:
         table.add_row(
             row["feature_view"],
             *(_utc(row[f"{stage}_us"]) for stage in STAGES),
-            f"{row['age_seconds']:,.0f} s" if row["online_us"] else "-",
-            f"{row['slo_seconds']:,.0f} s" if row["slo_seconds"] else "-",
+            lasting(row["age_seconds"]) if row["online_us"] else "-",
+            lasting(row["slo_seconds"]) if row["slo_seconds"] else "-",
             f"[{colour}]{row['state']}[/]{behind}",
         )
     return table
@@ -37,8 +38,8 @@ def partitions_table(rows: Iterable[Row]) -> Table:
         table.add_column(name)
     for row in rows:
         rejected = ", ".join(f"{kind} {n:,}" for kind, n in sorted(row["rejected"].items()))
-        lag = f"{row['lag_records']:,} ({row['lag_seconds']:,.1f} s)"
-        behind = f"; {row['behind']} views behind" if row["behind"] else ""
+        lag = f"{row['lag_records']:,} ({lasting(row['lag_seconds'])})"
+        behind = f"; {some(row['behind'], 'view')} behind" if row["behind"] else ""
         done = f"{row['committed']:,}" if row["committed"] is not None else "never"
         table.add_row(
             f"{row['topic']}-{row['partition']}",
@@ -46,7 +47,7 @@ def partitions_table(rows: Iterable[Row]) -> Table:
             _utc(row["watermark_us"]),
             f"{row['events_per_second']:,.0f}",
             rejected or "0",
-            f"{row['state_keys']:,} keys, {row['state_bytes'] / 1e6:,.0f} MB",
+            f"{some(row['state_keys'], 'key')}, {size(row['state_bytes'])}",
             done,
         )
     return table

@@ -14,6 +14,7 @@ import typer
 from rich.table import Table
 
 from headwater import catalog_cache
+from headwater.amounts import size
 from headwater.cli import terminal
 from headwater.settings import Settings
 
@@ -51,18 +52,14 @@ def usage(
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    table = Table("view", "MB in Redis", "keys", "requests", "last asked for", "by")
+    table = Table("view", "in Redis", "keys", "requests", "last asked for", "by")
     for row in rows:
         callers = sorted({user["caller"] for user in row["users"]})
         table.add_row(
-            row["feature_view"], _megabytes(row["bytes"]), f"{row['keys']:,}",
+            row["feature_view"], size(row["bytes"]) or "unknown", f"{row['keys']:,}",
             f"{row['requests']:,}", _utc(row["last"]), ", ".join(callers),
         )  # fmt: skip
     return table
-
-
-def _megabytes(count: int | None) -> str:
-    return "unknown" if count is None else f"{count / 1e6:,.1f}"
 
 
 def _print_droppable(report: Mapping[str, Any]) -> None:

@@ -70,8 +70,8 @@ def report(catalog: Catalog, table: SketchTable, asked: Asked, repo: Path) -> di
     """What was compared, as JSON can hold it:
 
     {of, made_at (s), from_us, until_us, baseline: {manifest | from_us, until_us}, compared,
-     alarms: [check], views: [{feature_view, service, rows, baseline_rows, checks: [check],
-     features: [{feature, type, kind, current, baseline, bins, checks: [check]}]}]}
+     alarms: [check], views: [{feature_view, service, baseline, rows, baseline_rows,
+     checks: [check], features: [{feature, type, kind, current, baseline, bins, checks: [check]}]}]}
 
     Of predictions, feature_view is the model and feature its version. What services with a
     baseline of their own served is there once more, with `service`. `repo` is where their tags'
@@ -89,15 +89,19 @@ def report(catalog: Catalog, table: SketchTable, asked: Asked, repo: Path) -> di
         of_service = msgspec.structs.replace(asked, service=service)
         views += report(catalog, table, of_service, repo)["views"]
     checks = [c for v in views for c in (*v["checks"], *_of_features(v))]
-    pinned = {"manifest": str(manifest[0])} if manifest else {
-        "from_us": times.baseline_from_us, "until_us": times.baseline_until_us
-    }  # fmt: skip
     return {
         "of": asked.of, "service": asked.service, "made_at": now_us / 1e6,
-        "from_us": times.from_us, "until_us": times.until_us, "baseline": pinned,
+        "from_us": times.from_us, "until_us": times.until_us,
+        "baseline": _baseline(times, manifest),
         "compared": len(checks), "alarms": [check for check in checks if check["alarm"]],
         "views": views,
     }  # fmt: skip
+
+
+def _baseline(times: Times, manifest: tuple[Path, Any] | None) -> dict[str, Any]:
+    if manifest is not None:
+        return {"manifest": str(manifest[0])}
+    return {"from_us": times.baseline_from_us, "until_us": times.baseline_until_us}
 
 
 def _of_features(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -173,6 +177,7 @@ def _view(
     return {
         "feature_view": view.name,
         "service": asked.service,
+        "baseline": _baseline(times, manifest),
         "rows": sum(current.hours.values()),
         "baseline_rows": sum(baseline.hours.values()) or _most(baseline),
         "checks": [_check(view.name, check) for check in of_view],

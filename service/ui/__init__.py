@@ -15,6 +15,7 @@ from service.running import Service
 from service.training_jobs import TrainingSets
 from service.ui import catalogue, ingest, lookup, training, usage, verified, views
 from service.ui.drift import Drift
+from service.ui.examples import Examples
 from service.ui.history import History
 from service.ui.pages import Pages
 from service.usage import UseOfFeatures
@@ -30,9 +31,10 @@ def add(
         lambda: observed.drift,
         lambda of: drift_status.report(service.writer.client, service.writer.project, of),
     )
+    examples = Examples(lambda: service.writer)
     catalogue.add(pages, history, drift)
-    views.add(pages, history, drift)
-    lookup.add(pages)
+    views.add(pages, history, drift, examples)
+    lookup.add(pages, examples)
     training.add(pages, jobs, use)
     ingest.add(pages, report)
     usage.add(pages, use)

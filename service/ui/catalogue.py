@@ -126,7 +126,7 @@ def add(pages: Pages, history: History, drift: Drift) -> None:
         clocks, served = pages.observed.clocks, pages.service.metrics.served()
         now = time.time()
         states = {view.name: state_of(view, clocks, now) for view in index().views}
-        drifts = {f.key: drift.feature(f.view, f.field.name) for f in index().features}
+        drifts = drift.features(index().views)
         kept = {
             "stale": lambda feature: states[feature.view.name]["look"] == "bad",
             "drifted": lambda feature: drifts[feature.key].look == "bad",

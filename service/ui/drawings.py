@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+from headwater.amounts import lasting
 from headwater.changes import span
-from service.ui.texts import lasting
 
 #: Lineage: a box's width and height, and the gaps between boxes.
 _BOX, _TALL, _GAP, _SPACE = 200, 40, 56, 12

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from headwater.catalog import OnDemandPlan, ViewPlan
 from headwater.online.drift_status import Found, Scored
-from service.ui import drawings
+from service.ui import drawings, texts
 
 #: What is compared with its baseline.
 _OF = ("offline", "served")
+_WEEK_US = 7 * 86_400_000_000
 
 
 class State(NamedTuple):
@@ -48,7 +49,8 @@ class Drift:
         """`report` reads that of what is offline or was served; None before the first."""
         self._found, self._report = found, report
         self._states: tuple[Found, dict[tuple[str, str], State]] = (Found(), {})
-        self._reports: tuple[float, dict[str, dict[tuple[str, str], Any]]] = (0.0, {})
+        self._all: tuple[Any, Any, dict[tuple[str, str], State]] = (None, None, {})
+        self._reports: tuple[float, dict[str, dict[tuple[str, str], list[Any]]]] = (0.0, {})
 
     @property
     def at(self) -> float:
@@ -73,12 +75,23 @@ class Drift:
             return State("bad", f"{column}: {made_of.text}")
         return own if own.text else made_of
 
+    def features(self, views: Sequence[ViewPlan | OnDemandPlan]) -> Mapping[tuple[str, str], State]:
+        """(view, feature) -> its state, of all of them; made once for each run and sequence."""
+        states = self.states()
+        if self._all[0] is not states or self._all[1] is not views:
+            found = {
+                (v.name, name): self.feature(v, name) for v in views for name in v.feature_names
+            }
+            self._all = (states, views, found)
+        return self._all[2]
+
     def rows(self, view: str) -> State:
         """Of the rows of a view: whether they all came."""
         return self.states().get((view, ""), _UNKNOWN)
 
     def of(self, view: ViewPlan | OnDemandPlan, name: str) -> list[dict[str, Any]]:
-        """What was found of a feature: offline (of a windowed one its column) and as it was served.
+        """What was found of a feature: offline (of a windowed one its column), and as it was
+        served, through each service with a baseline of its own once more.
 
         Raises StoreUnavailableError.
         """
@@ -87,23 +100,37 @@ class Drift:
         found = []
         for of, features in self._reports[1].items():
             column = column_of(view, name) if of == "offline" else ""
-            about = features.get((view.name, column or name))
-            if about is not None:
-                title = f"{column}, before the windows," if column else of.capitalize()
+            for about in features.get((view.name, column or name), ()):
+                title = f"{column}, before the windows, offline" if column else of.capitalize()
+                if about["service"]:
+                    title += f" through {about['service']}"
                 found.append({**about, "of": of, "title": title, "bins": _bars(about["bins"])})
         return found
 
-    def _read(self, of: str) -> dict[tuple[str, str], Any]:
-        """The last report's features, with the times that they are of."""
+    def _read(self, of: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        """The last report's features, with what their view says of the comparison."""
         report = self._report(of)
-        if report is None:
-            return {}
-        times = {"from_us": report["from_us"], "until_us": report["until_us"]}
-        return {
-            (view["feature_view"], feature["feature"]): {**feature, **times}
-            for view in report["views"]
-            for feature in view["features"]
-        }
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for view in report["views"] if report else ():
+            compared = {
+                "from_us": report["from_us"], "until_us": report["until_us"],
+                "service": view["service"], "against": _against(view["baseline"], report),
+            }  # fmt: skip
+            for feature in view["features"]:
+                key = view["feature_view"], feature["feature"]
+                found.setdefault(key, []).append({**feature, **compared})
+        return found
+
+
+def _against(baseline: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """What a baseline is."""
+    if "manifest" in baseline:
+        name = baseline["manifest"].rpartition("/")[2].removesuffix(".manifest.json")
+        return f"the training set {name}"
+    since, until = baseline["from_us"], baseline["until_us"]
+    if until == report["from_us"] and until - since == _WEEK_US:
+        return "the week before"
+    return f"{texts.moment(since)} to {texts.moment(until)}"
 
 
 def column_of(view: ViewPlan | OnDemandPlan, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from headwater.catalog import Catalog, FeatureRefPlan, OnDemandPlan, ServicePlan, ViewPlan
 from service.access import PAGES
@@ -35,7 +36,7 @@ def lineage(catalog: Catalog, view: ViewPlan | OnDemandPlan, feature: str = "") 
         ]  # fmt: skip
     given = {view.name: names, **{plan.name: plan.feature_names for plan in demand}}
     services = [
-        Node(_SERVICE, service.name, f"{PAGES}/lookup?of=service:{service.name}", inputs)
+        Node(_SERVICE, service.name, f"{PAGES}/lookup?of=service:{quote(service.name)}", inputs)
         for service in catalog.services.values()
         for inputs in [_uses(catalog, service, given)] if inputs
     ]  # fmt: skip
@@ -100,4 +101,4 @@ def _named(catalog: Catalog, name: str) -> tuple[str, str, str]:
 
 
 def _address(view: str) -> str:
-    return f"{PAGES}/views/{view}"
+    return f"{PAGES}/views/{quote(view)}"

@@ -13,6 +13,7 @@ import orjson
 from fastapi import Request
 from starlette.responses import Response
 
+from headwater.amounts import lasting
 from headwater.catalog import Catalog, FeatureRefPlan, ServicePlan, ViewPlan
 from headwater.changes import span
 from headwater.codec import split_sections
@@ -25,6 +26,7 @@ from service.found import Found
 from service.prepared import Prepared
 from service.requests import ViewRead
 from service.ui import drawings, snippets, texts
+from service.ui.examples import Examples
 from service.ui.pages import Entry, Pages
 
 _NUMBERS = {"INT32": int, "INT64": int, "FLOAT": float, "DOUBLE": float, "UNIX_TIMESTAMP": int}
@@ -52,7 +54,7 @@ class Asked(NamedTuple):
         raise BadRequestError(f"there is no {kind or 'view'} {name!r} to look up", 404)
 
 
-def add(pages: Pages) -> None:
+def add(pages: Pages, examples: Examples) -> None:
     """Add the routes of looking up."""
     pages.navigation.append(Entry(PAGES + "/lookup", "Look up"))
     reading = asyncio.Lock()
@@ -60,12 +62,18 @@ def add(pages: Pages) -> None:
     @pages.ui.get("/lookup")
     async def lookup(request: Request, of: str = "") -> Response:
         """What the service answers for one entity of a service or view, and why."""
-        context: dict[str, Any] = {"of": of, "catalog": pages.catalog, "fields": [], "views": []}
+        context: dict[str, Any] = {"of": of, "catalog": pages.catalog, "fields": [], "views": [],
+                                   "filled": False}  # fmt: skip
         if of:
             asked, prepared = _prepared(pages, of)
             entity, context["fields"] = _entity(prepared, request.query_params)
             if entity is not None:
                 context |= await _answer(pages, request, asked, prepared, entity)
+            elif not any(field["value"] for field in context["fields"]):
+                held = await asyncio.to_thread(examples.of, prepared.plan)
+                for field in context["fields"]:
+                    field["value"] = _text(held.get(field["name"], ""))
+                context["filled"] = bool(held)
         return await asyncio.to_thread(pages.render, request, "lookup.html", context)
 
     @pages.ui.get("/lookup/events")
@@ -130,6 +138,11 @@ def _entity(
             "input": name in inputs, "sample": snippets.sample(kind),
         })  # fmt: skip
     return (entity if len(entity) == len(fields) else None), fields
+
+
+def _text(value: Any) -> str:
+    """A key's value as a form has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _value(kind: str, text: str) -> Any:
@@ -210,7 +223,7 @@ def _why_window(view: ViewPlan, name: str, starts: Any, now_us: int) -> str:
 
 
 def _why_row(view: ViewPlan, status: str, event_us: int, now_us: int) -> str:
-    age = texts.lasting((now_us - event_us) / 1e6)
+    age = lasting((now_us - event_us) / 1e6)
     return {
         "PRESENT": f"the newest row, {age} old",
         "NULL_VALUE": f"the newest row, {age} old, has null here",

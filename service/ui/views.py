@@ -21,6 +21,7 @@ from service.metrics import REASONS
 from service.ui import charts, drawings, snippets
 from service.ui.catalogue import Index, null_line, null_ratio, state_of
 from service.ui.drift import Drift
+from service.ui.examples import Examples
 from service.ui.history import Counts, History
 from service.ui.lineage import lineage, sources
 from service.ui.pages import Pages
@@ -33,8 +34,8 @@ _KINDS = {"row": "latest row", "window": "windows over a stream"}
 class Views:
     """What the pages of views and of features share."""
 
-    def __init__(self, pages: Pages, history: History) -> None:
-        self.pages, self.history = pages, history
+    def __init__(self, pages: Pages, history: History, examples: Examples) -> None:
+        self.pages, self.history, self._examples = pages, history, examples
         self._index = Index(pages.catalog)
         self._places: Definitions | None = None
 
@@ -103,16 +104,12 @@ class Views:
         """A request for some features of a view."""
         texts = [f"{view.name}:{name}" for name in names]
         plan = self.pages.service.planner.plan(None, texts, False)
-        types = {**plan.key_types, **plan.request_types}
-        return {
-            "features": texts,
-            "entities": {name: [snippets.sample(kind)] for name, kind in types.items()},
-        }
+        return {"features": texts, "entities": self._examples.entities(plan)}
 
 
-def add(pages: Pages, history: History, drift: Drift) -> None:
+def add(pages: Pages, history: History, drift: Drift, examples: Examples) -> None:
     """Add the routes of views and features."""
-    views = Views(pages, history)
+    views = Views(pages, history, examples)
 
     @pages.ui.get("/views/{view}")
     def view_page(request: Request, view: str) -> Response:
@@ -130,7 +127,7 @@ def add(pages: Pages, history: History, drift: Drift) -> None:
         }  # fmt: skip
         return pages.render(request, "view.html", context)
 
-    @pages.ui.get("/features/{view}/{feature}")
+    @pages.ui.get("/features/{view}/{feature:path}")
     def feature_page(request: Request, view: str, feature: str) -> Response:
         """A feature: its definition, lineage, nulls and freshness."""
         plan = views.find(view)

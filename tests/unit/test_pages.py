@@ -8,6 +8,7 @@ import zipfile
 from hashlib import sha256
 from pathlib import Path
 
+from headwater import amounts
 from headwater.catalog import (
     AggregationPlan,
     BatchSourcePlan,
@@ -104,13 +105,13 @@ def test_who_uses_a_feature_counts_on_demand_views_between() -> None:
 
 
 def test_numbers_are_written_for_people() -> None:
-    assert [texts.lasting(s) for s in (None, 0.25, 59, 90, 7200, 86400 * 30)] == [
+    assert [amounts.lasting(s) for s in (None, 0.25, 59, 90, 7200, 86400 * 30)] == [
         "", "250 ms", "59 s", "1.5 min", "2 h", "30 d",
     ]  # fmt: skip
     assert [texts.ratio(r) for r in (None, 0.0, 0.0004, 0.123, 0.999, 1.0)] == [
         "", "0", "0.04 %", "12 %", "100 %", "100 %",
     ]  # fmt: skip
-    assert [texts.size(n) for n in (512, 1536, 5 << 30)] == ["512 B", "1.5 kB", "5 GB"]
+    assert [amounts.size(n) for n in (512, 1536, 5 << 30)] == ["512 B", "1.5 kB", "5 GB"]
 
 
 def windowed_catalog() -> Catalog:
