@@ -118,7 +118,8 @@ def materialize(
 def ingest(
     repo: Repo = REPO,
     until_end: Annotated[
-        bool, typer.Option(help="stop, committed, at the end offsets seen at the start")
+        bool,
+        typer.Option("--until-end", help="stop, committed, at the end offsets seen at the start"),
     ] = False,
 ) -> None:
     """Run an ingest worker: Kafka to Redis and to the offline log."""

@@ -40,7 +40,9 @@ def training_set(
     bootstrap: Annotated[
         str, typer.Option(help="Parquet log of served features, used as they are")
     ] = "",
-    full_feature_names: Annotated[bool, typer.Option(help="view__feature as names")] = False,
+    full_feature_names: Annotated[
+        bool, typer.Option("--full-feature-names", help="view__feature as names")
+    ] = False,
     rows_per_file: Annotated[
         int, typer.Option(help="write a folder of files of so many rows", min=0)
     ] = 0,
