@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 from headwater.catalog import OnDemandPlan, ViewPlan
 from headwater.online.drift_status import Found, Scored
+from headwater.quality.feature_sketches import HOUR_US
 from service.ui import drawings, texts
 
 #: What is compared with its baseline.
 _OF = ("offline", "served")
-_WEEK_US = 7 * 86_400_000_000
+_WEEK_US = 7 * 24 * HOUR_US
 
 
 class State(NamedTuple):
@@ -128,7 +129,9 @@ def _against(baseline: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         name = baseline["manifest"].rpartition("/")[2].removesuffix(".manifest.json")
         return f"the training set {name}"
     since, until = baseline["from_us"], baseline["until_us"]
-    if until == report["from_us"] and until - since == _WEEK_US:
+    # Spans begin with whole hours.
+    ends, lasts = until - report["from_us"], until - since
+    if 0 <= ends < HOUR_US and 0 <= lasts - _WEEK_US < HOUR_US:
         return "the week before"
     return f"{texts.moment(since)} to {texts.moment(until)}"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, expect
 
 from headwater.offline.feature_log import FeatureLog
 from tests.browser import Visitor, visitor
@@ -105,9 +105,9 @@ def guest(running: Running) -> Iterator[Visitor]:
         yield one
 
 
-def shares(page: Page, of: str) -> list[tuple[float, float]]:
+def shares(compared: Locator) -> list[tuple[float, float]]:
     """(baseline, now) of each bin, as the lengths of its two bars in percent of the longest."""
-    bars = page.get_by_role("region", name=f"Shares of values, {of}").locator("svg.pair")
+    bars = compared.locator("svg.pair")
     found = []
     for i in range(bars.count()):
         sizes = [
@@ -127,13 +127,13 @@ def test_a_distribution_shows_what_was_trained_on_what_is_offline_and_what_was_s
         expect(offline).to_contain_text("of the week before")
         expect(served).to_contain_text("training.parquet")
         expect(served).to_contain_text("300 values")
-        for of in ("offline", "served"):
-            found = shares(page, of)
-            assert len(found) >= 5, of
+        for compared in (offline, served):
+            found = shares(compared)
+            assert len(found) >= 5, found
             for side in (0, 1):
-                assert max(pair[side] for pair in found) > 10, f"{of}: {found}"
+                assert max(pair[side] for pair in found) > 10, found
             assert max(max(pair) for pair in found) == pytest.approx(100, abs=0.1)
-        expect(page.get_by_role("region", name="Checks, served")).to_contain_text("ks")
+        expect(served.locator("table.checks")).to_contain_text("ks")
         guest.looks_well(page, "plots-distribution")
     with guest.page("/ui/features/customer_profile/tier") as page:
         served = page.get_by_role("region", name=f"Served through {SERVICE}")

@@ -141,6 +141,36 @@ def test_a_windowed_feature_drifts_where_the_column_that_it_is_made_of_does() ->
     assert state(moved, Scored("served", "orders", "spent_1h", "ks", 9.0, 0.2)) == ("bad", "ks")
 
 
+def test_a_distribution_says_what_it_is_of_and_against_what() -> None:
+    def view(service: str, baseline: dict[str, object], feature: str) -> dict[str, object]:
+        bins = {"names": [1.0, 2.5], "baseline": [0.25, 0.75], "current": [1.0, 0.0]}
+        about = {"feature": feature, "bins": bins, "checks": []}
+        return {"feature_view": "orders", "service": service, "baseline": baseline,
+                "features": [about]}  # fmt: skip
+
+    hour = 3_600_000_000
+    week = {"from_us": 500 * hour, "until_us": 668 * hour + 7}
+    of_week = view("", week, "amount")
+    month = view("", {"from_us": hour, "until_us": 668 * hour}, "spent_1h")
+    pinned = view("model", {"manifest": "/models/eta.parquet.manifest.json"}, "spent_1h")
+    report = {"from_us": 668 * hour, "until_us": 692 * hour}
+    reports = {
+        "offline": {**report, "views": [of_week]},
+        "served": {**report, "views": [month, pinned]},
+    }
+    drift = Drift(lambda: Found(1.0, ()), reports.get)
+    found = drift.of(windowed_catalog().views["orders"], "spent_1h")
+    assert [(one["title"], one["against"]) for one in found] == [
+        ("amount, before the windows, offline", "the week before"),
+        ("Served", "1970-01-01 01:00:00 to 1970-01-28 20:00:00"),
+        ("Served through model", "the training set eta.parquet"),
+    ]
+    (first, second) = found[0]["bins"]
+    assert first[:3] == ("up to 1", 0.25, 1.0)
+    assert 'class="now"' in first[3]
+    assert 'class="now"' not in second[3], "a share of nothing has no bar"
+
+
 def test_lineage_goes_from_the_sources_to_what_is_computed_at_request() -> None:
     catalog = windowed_catalog()
     columns = lineage(catalog, catalog.on_demand["much"])
