@@ -33,7 +33,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="folder to make, such as shop")],
 ) -> None:
     """Start a project: definitions that work, a month of orders, and a test."""
-    project = re.sub(r"\W", "_", folder.resolve().name).lower()
+    project = re.sub(r"\W", "_", folder.resolve().name.lower(), flags=re.ASCII)
     if not re.match(r"[a-z]", project):
         raise HeadwaterError(f"{folder.name!r} begins with no letter; a project's name does")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -244,6 +244,18 @@ def test_init_leaves_what_is_there_alone(tmp_path: Path) -> None:
         run("init", str(tmp_path / "mine"))
 
 
+@pytest.mark.parametrize(
+    ("folder", "project"),
+    [("my shop-2", "my_shop_2"), ("Größe", "gr__e"), ("yes", "yes"), ("null", "null")],
+)
+def test_a_project_is_named_after_its_folder(tmp_path: Path, folder: str, project: str) -> None:
+    run("init", str(tmp_path / folder))
+    config = catalog_cache.configuration(tmp_path / folder / "feature_repo").read_text()
+    assert yaml.safe_load(config)["project"] == project
+    with pytest.raises(HeadwaterError, match="begins with no letter"):
+        run("init", str(tmp_path / "1st"))
+
+
 ROOT = Path(__file__).parents[2]
 
 
