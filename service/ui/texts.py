@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from headwater.amounts import lasting, size
+from headwater.amounts import lasting, size, some
 
 
 def ago(seconds: float) -> str:
@@ -61,6 +61,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "lasting": lasting,
     "ago": ago,
     "size": size,
+    "some": some,
     "ratio": ratio,
     "number": count,
     "moment": moment,

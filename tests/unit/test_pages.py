@@ -111,6 +111,7 @@ def test_numbers_are_written_for_people() -> None:
     assert [texts.ratio(r) for r in (None, 0.0, 0.0004, 0.123, 0.999, 1.0)] == [
         "", "0", "0.04 %", "12 %", "100 %", "100 %",
     ]  # fmt: skip
+    assert [amounts.some(n, "view") for n in (0, 1, 2000)] == ["0 views", "1 view", "2,000 views"]
     assert [amounts.size(n) for n in (512, 1536, 5 << 30)] == ["512 B", "1.5 kB", "5 GB"]
 
 
