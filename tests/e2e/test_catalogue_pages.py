@@ -75,6 +75,14 @@ def test_features_are_found_as_one_types(guest: Visitor) -> None:
         expect(page.locator("#said")).to_contain_text("0 of 7 features")
         page.get_by_role("radio", name="Stale").check()
         expect(page).to_have_url(re.compile("only=stale"))
+        # Faster than answers come: the last one counts, and the console says nothing of the others.
+        for text in ("t", "ti", "tie", "tier"):
+            page.get_by_role("radio", name="All").check()
+            page.get_by_role("searchbox").fill(text)
+            page.get_by_role("radio", name="In no service").check()
+        page.get_by_role("radio", name="All").check()
+        expect(page.locator("#said")).to_contain_text("1 of 7 features")
+        expect(page).to_have_url(re.compile(r"q=tier&only=$"))
 
 
 def test_the_catalogue_is_used_by_keyboard_and_without_scripts(
