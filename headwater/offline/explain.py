@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -41,7 +41,7 @@ def explain(
     values = build(catalog, features, label, True, past=Past(as_of)).to_pylist()[0]
     views = []
     for reference, names in stored_views(catalog, features):
-        about = _View(catalog, reference, entity, at_us, as_of).explained()
+        about = _View(catalog, reference, entity, at_us, as_of).explained(names)
         for name in names:
             title = f"{reference.name_to_use}__{name}"
             if title in values:
@@ -78,9 +78,9 @@ class _View:
         stream = catalog.streams.get(self.view.stream)
         self._sources = source_ids(stream, 1 << 12) if stream else {}
 
-    def explained(self) -> dict[str, Any]:
+    def explained(self, names: Collection[str]) -> dict[str, Any]:
         events = sorted(self._events(), key=lambda event: event.pop("order"))
-        return self._windows(events) if self.view.kind == "window" else self._row(events)
+        return self._windows(events, names) if self.view.kind == "window" else self._row(events)
 
     def _events(self) -> Iterator[dict[str, Any]]:
         """The entity's events that were known by the time, with the columns that are used."""
@@ -128,11 +128,13 @@ class _View:
             "row": events[-1] if events else None, "previous": events[-2] if events[1:] else None,
         }  # fmt: skip
 
-    def _windows(self, events: list[dict[str, Any]]) -> dict[str, Any]:
-        """Of each feature its window and how many events are in it; the tiles; the events."""
+    def _windows(self, events: list[dict[str, Any]], names: Collection[str]) -> dict[str, Any]:
+        """Of some features their windows and how many events are in each; the tiles; the events."""
         features: dict[str, Any] = {}
         lows = []
         for a in self.view.aggregations:
+            if a.name not in names:
+                continue
             low = None
             if a.window_us is not None:
                 low = (self._at - a.window_us) // a.hop_us * a.hop_us

@@ -175,6 +175,12 @@ def test_one_entity_is_looked_up_with_the_reason_of_every_value(
     ) as p:
         expect(p.get_by_role("main")).to_contain_text("no row of this entity")
         expect(p.get_by_role("main")).to_contain_text("its windows are empty")
+    # Of a view only what is asked for is explained, and what that is computed from.
+    asked_for = "of=view:order_size&entity.customer_id=ada&entity.amount=5"
+    behind = running.get(f"/ui/lookup/events?{asked_for}")
+    assert behind.status == 200
+    assert '<dt>amount_mean_7d</dt><dd><span class="faint">an input' in behind.body.decode()
+    assert "orders_7d" not in behind.body.decode()
     served = running.get("/metrics").body.decode()
     assert 'route="/ui/lookup/events"' in served
     asked = sum(
