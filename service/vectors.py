@@ -2,7 +2,7 @@
 
 A request is carried by callbacks from its bytes to its answer, since a task for each costs as much
 as the read. `service.protocol` calls this straight from the socket, the documented route through
-`answer`; both do the same.
+`answer`; both do the same. `service.line` says which requests begin, wait or are refused.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from service.access import ANONYMOUS
 from service.arrow import MEDIA_TYPE, stream
 from service.budgets import Clocks, PastObjectiveError
 from service.feature_log import FeatureLogs
+from service.line import AT_ONCE, TURN_SECONDS, Line
 from service.log_records import LogRecords
 from service.metrics import Metrics
 from service.prepared import One, Prepared
@@ -36,8 +37,10 @@ from service.shapes import Known, Shapes
 
 logger = logging.getLogger("headwater.service")
 _MAX_PLANS = 1000
+#: Gets a request's answer, once.
+Respond = Callable[[Reply], None]
 #: Said often, and quickly, when it has to be said.
-_BUSY = failed("too many requests are under way; try again shortly", 503, 1)
+BUSY = failed("too many requests are under way; try again shortly", 503, 1)
 
 
 class Asked(NamedTuple):
@@ -111,11 +114,11 @@ class Vectors:
         self._settings, self._metrics, self._logs = settings, metrics, logs
         self._level = metrics.in_flight.labels("/get-online-features")
         self.link: Link | ClusterLink | None = None
-        self.in_flight = 0
-        #: Requests for one entity that have Redis's values, and how they end.
-        self._turn: defaultdict[Prepared, list[tuple[One, Callable[[Reply], None]]]] = defaultdict(
-            list
+        self.line: Line[tuple[float, bytes, Wishes, Respond]] = Line(
+            settings.max_concurrent_requests
         )
+        #: Requests for one entity that have Redis's values, and how they end.
+        self._turn: defaultdict[Prepared, list[tuple[One, Respond]]] = defaultdict(list)
         #: What views are held to; whoever looks at Redis sets it.
         self.clocks = Clocks()
 
@@ -162,19 +165,48 @@ class Vectors:
             self._plans[key] = found
         return found
 
-    def handle(self, body: bytes, wishes: Wishes, respond: Callable[[Reply], None]) -> None:
+    def handle(self, body: bytes, wishes: Wishes, respond: Respond) -> None:
         """Answer a request's body; `respond` is called once, now or later, with every outcome."""
-        start, form = time.perf_counter(), wishes.form
+        start, line = time.perf_counter(), self.line
+        if line.is_full:
+            self.refuse(wishes.form, respond, start)
+            return
+        line.under_way += 1
+        self._level.set(line.under_way)
+        if line.at_once and not line.waiting:
+            line.at_once -= 1
+            self._begin(start, body, wishes, respond)
+            return
+        if not line.waiting:
+            asyncio.get_running_loop().call_soon(self._begin_waiting)
+        line.waiting.append((start, body, wishes, respond))
+
+    def refuse(self, form: Form, respond: Respond, start: float) -> None:
+        """Answer `BUSY`, now or soon; start: when the request came, by perf_counter."""
+
+        def say() -> None:
+            count = self._metrics.answered(form.route, form.method, BUSY.status)
+            count.observe(time.perf_counter() - start)
+            respond(BUSY)
+
+        if not self.line.refused:
+            asyncio.get_running_loop().call_soon(self._refuse_waiting)
+        self.line.refuse(say)
+
+    def _refuse_waiting(self) -> None:
+        if self.line.next_turn():
+            asyncio.get_running_loop().call_soon(self._refuse_waiting)
+
+    def _begin(self, start: float, body: bytes, wishes: Wishes, respond: Respond) -> None:
+        form = wishes.form
 
         def finish(reply: Reply) -> None:
+            self._leave()
             # Counted first: who has the answer finds it in the metrics.
             count = self._metrics.answered(form.route, form.method, reply.status)
             count.observe(time.perf_counter() - start)
             respond(reply)
 
-        if self.in_flight >= self._settings.max_concurrent_requests:
-            finish(_BUSY)
-            return
         try:
             known = self.understand(body, form)
         except BadRequestError as error:
@@ -184,8 +216,6 @@ class Vectors:
             logger.exception("a request failed")
             finish(failed("the service failed on this request; its log says why", 500))
             return
-        self.in_flight += 1
-        self._level.set(self.in_flight)
         prepared, n, entities, commands, head, provenance = known
         prepared.count(wishes.caller, n)
         asked, read_seconds = time.perf_counter(), 0.0
@@ -198,8 +228,7 @@ class Vectors:
 
         def done(data: list[bytes | None] | Exception) -> None:
             nonlocal read_seconds
-            self.in_flight -= 1
-            self._level.set(self.in_flight)
+            self._leave()
             read_seconds = time.perf_counter() - asked
             if head is None or isinstance(data, Exception):
                 end(self._reply(prepared, entities, data, n, form, provenance))
@@ -209,6 +238,22 @@ class Vectors:
             self._turn[prepared].append((One(head, entities, data), end))
 
         self._read(commands, done, wishes.deadline)
+
+    def _leave(self) -> None:
+        """A request's work is over, or all but."""
+        line = self.line
+        line.under_way -= 1
+        line.at_once = AT_ONCE
+        self._level.set(line.under_way)
+
+    def _begin_waiting(self) -> None:
+        """Begin those that waited longest, for as long as a turn of the loop has for it."""
+        waiting, until = self.line.waiting, time.perf_counter() + TURN_SECONDS
+        while waiting:
+            self._begin(*waiting.popleft())
+            if waiting and time.perf_counter() > until:
+                asyncio.get_running_loop().call_soon(self._begin_waiting)
+                return
 
     def understand(self, body: bytes, form: Form) -> Known:
         """What a body asks for. Raises BadRequestError."""

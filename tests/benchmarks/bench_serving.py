@@ -1,7 +1,7 @@
 """Serving: Headwater against stock `feast serve`, side by side on one Redis server.
 
 `--only headwater` measures ours alone; `--seconds`, `--runs` and `--entities` set the size.
-Needs `wrk`, and `h2load` for gRPC and overload. Writes `bench/serving.json` and `serving.md`;
+Needs `wrk`, and `h2load` for gRPC. Writes `bench/serving.json` and `serving.md`;
 with `--readme` its first table goes into README.md too.
 """
 
@@ -170,17 +170,21 @@ def _batches(running: servers.Running, arguments: Any) -> dict[str, Any]:
 
 
 def _overloads(running: servers.Running, arguments: Any) -> dict[str, Any]:
-    """As many requests at once as are taken, and three times as many."""
+    """The greatest rate, by as many connections as requests are let in; once and thrice it, paced.
 
-    def one(n: int, connections: int) -> dict[str, Any]:
+    Larger answers would overload the load generator instead.
+    """
+    found = {}
+    for n in (1, 10):
         body = {"features": servers.ROW_FEATURES, "entities": {"customer_id": list(range(n))}}
-        return trouble.overload(running.url, body, connections, arguments.seconds)._asdict()
 
-    # Larger answers would overload the load generator instead.
-    return {
-        f"{n}x30": {str(connections): one(n, connections) for connections in (BOUND, 3 * BOUND)}
-        for n in (1, 10)
-    }
+        def one(connections: int, rate: float | None = None, body: Any = body) -> trouble.Overload:
+            return trouble.overload(running.url, body, connections, arguments.seconds, rate)
+
+        full = one(BOUND)
+        loads = {"full": full, **{f"{x} x": one(3 * BOUND, x * full.accepted) for x in (1, 3)}}
+        found[f"{n}x30"] = {name: load._asdict() for name, load in loads.items()}
+    return found
 
 
 def _outages(running: servers.Running, server: LocalRedis, arguments: Any) -> list[dict[str, Any]]:

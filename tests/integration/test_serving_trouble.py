@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,23 +204,6 @@ def test_a_deadline_that_is_over_is_answered_without_redis(
     until(lambda: answers(running), 5)
 
 
-def test_more_requests_than_the_bound_are_told_to_come_back(
-    running: Running, own_redis: LocalRedis
-) -> None:
-    found: list[Answer] = []
-    with redis.Redis.from_url(own_redis.url) as client:
-        client.execute_command("CLIENT", "PAUSE", 200, "ALL")
-        threads = [threading.Thread(target=lambda: found.append(ask(running))) for _ in range(24)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    refused = [a for a in found if a.status == 503]
-    assert len(refused) == 16
-    assert all("under way" in a.json["detail"] and a.headers["Retry-After"] for a in refused)
-    assert sum(a.status == 200 for a in found) == 8
-
-
 @pytest.mark.parametrize("path", ["/get-online-features", "/push", "/write-to-online-store"])
 def test_a_body_over_the_bound_is_refused(running: Running, path: str) -> None:
     big = b'{"entities": {"user_id": [' + b"1," * 100_000 + b"1]}}"
@@ -282,7 +265,7 @@ def test_a_connection_that_sends_the_same_head_again_and_again(
             connection.sendall(part)
         text = until_received(connection, b'Z"]}]}', 2)
         assert text.index(b'"values":[4]') < text.index(b'"values":[5]')
-        hurried = vector_request(6, b"X-Request-Deadline-Ms: 1")
+        hurried = vector_request(6, b"X-Request-Deadline-Ms: 100")
         for pause, answer in ((0, b'Z"]}]}'), (300, b"time limit"), (300, b"time limit")):
             if pause:
                 client.execute_command("CLIENT", "PAUSE", pause, "ALL")
@@ -302,6 +285,58 @@ def test_a_body_that_reads_like_a_known_request_is_a_body(running: Running) -> N
         until_received(connection, b"100 Continue")
         connection.sendall(inner)
         assert b"HTTP/1.1 400" in until_received(connection, b"}")
+
+
+def test_who_is_refused_hears_it_before_those_let_in_are_answered(
+    repo: Path, own_redis: LocalRedis
+) -> None:
+    let_in, asking = 40, 60
+    limits = {
+        "HEADWATER_MAX_CONCURRENT_REQUESTS": str(let_in),
+        "HEADWATER_REDIS_TIMEOUT_SECONDS": "60",
+    }
+    with (
+        serve(repo, own_redis.url, **limits) as server,
+        redis.Redis.from_url(own_redis.url) as client,
+        contextlib.ExitStack() as stack,
+    ):
+        connections = [stack.enter_context(connected(server)) for _ in range(asking)]
+        for connection in connections:
+            connection.sendall(vector_request(1))
+            until_received(connection, b'Z"]}]}')
+        pid = client.info("server")["process_id"]
+        os.kill(pid, signal.SIGSTOP)
+        stack.callback(os.kill, pid, signal.SIGCONT)
+        for connection in connections:
+            connection.sendall(vector_request(2))
+        refused: set[socket.socket] = set()
+        while len(refused) < asking - let_in:
+            ready = select.select(set(connections) - refused, [], [], 30)[0]
+            assert ready, "a refusal waits for Redis"
+            refused |= set(ready)
+        stranger = stack.enter_context(connected(server))
+        stranger.sendall(vector_request(2, b"X-Request-Id: 1"))
+        for connection in (*refused, stranger):
+            text = until_received(connection, b"shortly")
+            assert text.startswith(b"HTTP/1.1 503")
+            assert b"\r\nretry-after: 1\r\n" in text
+        metrics = server.get("/metrics").body.decode()
+        route = 'route="/get-online-features"'
+        assert f"featurestore_requests_in_flight{{{route}}} {let_in}.0" in metrics
+        counted = [
+            float(line.rsplit(" ", 1)[1])
+            for line in metrics.splitlines()
+            if line.startswith("featurestore_request_duration_seconds_count")
+            and route in line
+            and "5xx" in line
+        ]
+        assert counted == [asking - let_in + 1]
+        os.kill(pid, signal.SIGCONT)
+        for connection in set(connections) - refused:
+            assert b'"values":[2]' in until_received(connection, b'Z"]}]}')
+        for connection in refused:
+            connection.sendall(vector_request(3))
+            assert b'"values":[3]' in until_received(connection, b'Z"]}]}')
 
 
 def test_passwords_are_in_no_log(repo: Path, own_redis: LocalRedis) -> None:

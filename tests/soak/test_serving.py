@@ -32,15 +32,19 @@ def test_no_body_makes_a_500(running: Running, seed: int) -> None:
 
 
 @pytest.mark.parametrize("entities", [1, 10])
-def test_three_times_what_is_taken_at_once_waits_no_longer(running: Running, entities: int) -> None:
+def test_at_three_times_the_load_who_is_let_in_waits_no_longer(
+    running: Running, entities: int
+) -> None:
     users = [at % project.USERS for at in range(entities)]
     body = {"features": [f"doubles:d{i}" for i in range(5)], "entities": {"user_id": users}}
     bound = Settings().max_concurrent_requests
     full = trouble.overload(running.url, body, bound, 20)
-    triple = trouble.overload(running.url, body, 3 * bound, 20)
+    triple = trouble.overload(running.url, body, 3 * bound, 20, 3 * full.accepted)
     assert full.refused == 0
     assert triple.refused > 0
     assert triple.accepted_p99_ms < 2 * full.accepted_p99_ms
+    assert triple.refused_p99_ms < triple.accepted_p99_ms
+    assert triple.accepted > 0.5 * full.accepted
 
 
 def test_redis_is_found_again_within_a_second_of_its_start(repo: Path) -> None:

@@ -130,13 +130,14 @@ def _stages(found: dict[str, dict[str, float]]) -> str:
 
 def _overload(found: dict[str, Any]) -> str:
     lines = [
-        "| shape | requests at once | vectors/s | p50 ms | p99 ms | 503/s | p99 ms of a 503 |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| shape | load | sent/s | vectors/s | p50 ms | p99 ms | 503/s | p99 ms of a 503 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for shape, loads in found.items():
-        for connections, f in loads.items():
+        for load, f in loads.items():
             lines.append(
-                f"| {shape} | {connections} | {f['accepted']:,.0f} | {f['accepted_p50_ms']:.1f} | "
+                f"| {shape} | {load} | {f['accepted'] + f['refused']:,.0f} | "
+                f"{f['accepted']:,.0f} | {f['accepted_p50_ms']:.1f} | "
                 f"{f['accepted_p99_ms']:.1f} | {f['refused']:,.0f} | {f['refused_p99_ms']:.1f} |"
             )
     return "\n".join(lines) + "\n"

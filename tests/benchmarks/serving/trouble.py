@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import tempfile
+import os
+import random
+import select
+import socket
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
+from collections import deque
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from headwater.local import LocalRedis
 
@@ -24,32 +27,79 @@ class Overload(NamedTuple):
     refused_p99_ms: float
 
 
-def overload(url: str, body: Any, connections: int, seconds: int) -> Overload:
-    """So many connections, each with a request under way at all times. Needs h2load.
+def overload(
+    url: str, body: Any, connections: int, seconds: int, rate: float | None = None
+) -> Overload:
+    """Send a body over so many connections, each with one request under way at most.
 
-    Raises RuntimeError for an answer that is neither 200 nor 503.
+    rate: requests a second, at random times, however long answers take; None: each connection asks
+    again as soon as it is answered. Tools that pace their requests do it for each connection, and
+    so in bursts of all of them. Raises RuntimeError for an answer that is neither 200 nor 503.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        data, log = Path(folder) / "body", Path(folder) / "log"
-        data.write_text(json.dumps(body))
-        done = subprocess.run(
-            ["h2load", "--h1", "-t1", f"-c{connections}", f"-D{seconds}", f"-d{data}",
-             "-Hcontent-type: application/json", f"--log-file={log}",
-             f"{url}/get-online-features"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        rows = [line.split("\t") for line in log.read_text().splitlines()]
-    times = {
-        status: sorted(int(row[2]) / 1000 for row in rows if row[1] == status)
-        for status in ("200", "503")
-    }
-    if not times["200"] or sum(map(len, times.values())) < len(rows):
-        raise RuntimeError(done.stdout + done.stderr)
-    accepted, refused = times["200"], times["503"] or [0.0]
+    data = json.dumps(body).encode()
+    request = (
+        b"POST /get-online-features HTTP/1.1\r\nHost: service\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(data), data)
+    )
+    address = urlsplit(url)
+    sockets = [
+        socket.create_connection((address.hostname, address.port)) for _ in range(connections)
+    ]
+    try:
+        for one in sockets:  # so that the service has taken all connections before it is measured
+            one.sendall(b"GET /health HTTP/1.1\r\nHost: service\r\n\r\n")
+            one.recv(1 << 16)
+        found = _send(request, sockets, seconds, rate)
+    finally:
+        for one in sockets:
+            one.close()
+    accepted, refused = (sorted(1e3 * one for one in found[status]) for status in (200, 503))
+    refused_p99 = refused[len(refused) * 99 // 100] if refused else 0.0
     return Overload(
         len(accepted) / seconds, accepted[len(accepted) // 2], accepted[len(accepted) * 99 // 100],
-        len(times["503"]) / seconds, refused[len(refused) * 99 // 100],
+        len(refused) / seconds, refused_p99,
     )  # fmt: skip
+
+
+def _send(
+    request: bytes, sockets: list[socket.socket], seconds: int, rate: float | None
+) -> dict[int, list[float]]:
+    """The seconds that answers took, by their status."""
+    chance, poll = random.Random(5), select.epoll()
+    for one in sockets:
+        poll.register(one.fileno(), select.EPOLLIN)
+    idle, sent = deque(one.fileno() for one in sockets), {}
+    left: dict[int, int] = {}
+    status: dict[int, int] = {}
+    found: dict[int, list[float]] = {200: [], 503: []}
+    now = due = time.perf_counter()
+    end = now + seconds
+    while now < end:
+        while idle and due <= now:
+            number = idle.popleft()
+            sent[number] = time.perf_counter()
+            os.write(number, request)
+            due += chance.expovariate(rate) if rate else 0.0
+        wait = max(0.0, due - now) if idle else 0.1
+        for number, _ in poll.poll(wait if wait > 0.0005 else 0):
+            part = os.read(number, 1 << 18)
+            if not left.get(number):
+                status[number], left[number] = _begun(part)
+            left[number] -= len(part)
+            if not left[number]:
+                found[status[number]].append(time.perf_counter() - sent[number])
+                idle.append(number)
+        now = time.perf_counter()
+    return found
+
+
+def _begun(part: bytes) -> tuple[int, int]:
+    """An answer's status and whole length. Raises RuntimeError where it is no 200 and no 503."""
+    status, head_end = int(part[9:12] or 0), part.find(b"\r\n\r\n") + 4
+    if status not in {200, 503}:
+        raise RuntimeError(part[:1000].decode())
+    at = part.index(b"content-length: ") + 16
+    return status, head_end + int(part[at : part.index(b"\r", at)])
 
 
 class Outage(NamedTuple):
