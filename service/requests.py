@@ -67,7 +67,7 @@ class Planner:
             plan = self.catalog.services.get(service)
             if plan is None:
                 raise BadRequestError(
-                    _unknown("feature service", service, self.catalog.services),
+                    _missing_object("Feature service", service, self.catalog.services),
                     404,
                     "FeatureServiceNotFoundException",
                 )
@@ -135,7 +135,7 @@ class Planner:
         if found is None:
             names = [*self.catalog.views, *self.catalog.on_demand]
             raise BadRequestError(
-                _unknown("feature view", name, names), 404, "FeatureViewNotFoundException"
+                _missing_object("Feature view", name, names), 404, "FeatureViewNotFoundException"
             )
         return found
 
@@ -163,10 +163,18 @@ def _want(
     wanted.setdefault(_read_key(reference), (reference, {}))[1][feature] = None
 
 
+def _missing_object(kind: str, name: str, known: Any) -> str:
+    """In Feast's words, which its users' code looks for."""
+    return f"{kind} {name} does not exist; {_hint(name, known)}"
+
+
 def _unknown(kind: str, name: str, known: Any) -> str:
+    return f"there is no {kind} {name!r}; {_hint(name, known)}"
+
+
+def _hint(name: str, known: Any) -> str:
     near = difflib.get_close_matches(name, list(known), 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)[:20])}"
-    return f"there is no {kind} {name!r}; {hint}"
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)[:20])}"
 
 
 _KEY_CHECKS: dict[str, tuple[type, ...]] = {

@@ -185,7 +185,7 @@ class Service:
             )
         reader = self.planner.readers.get(name) if isinstance(name, str) else None
         if reader is None:
-            message = f"there is no feature view {name!r}"
+            message = f"Feature view {name} does not exist"
             raise BadRequestError(message, 404, "FeatureViewNotFoundException")
         return [(writes.frame(reader.view, body.get("df")), reader)]
 
