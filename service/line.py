@@ -3,8 +3,8 @@
 An event loop reads every socket that has something before it does anything else: with many clients
 a turn would grow, and everybody's wait with it. So a turn begins few requests, the others stand in
 line, and only so many of them are let in. Who comes then is refused. That takes time as well, so a
-turn refuses so many at most, and who is refused later asks again later: most of the time is left to
-the line, whatever comes (docs/decisions.md has the figures).
+turn refuses so many at most, and who is refused later asks again later: refusing cannot take
+all of the time, whatever comes (docs/decisions.md has the figures).
 """
 
 from __future__ import annotations
