@@ -332,10 +332,11 @@ def section_origins(words, sizes, header, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def row_origins(data, sizes, fingerprint, numbers, state):
+def row_origins(data, sizes, fingerprints, numbers, state):
     """`numbers` [4, n]: event time, created, partition, offset of packed rows (`headwater.codec`).
 
-    `state`: 1 the row is of this schema, 2 it has a created time, 4 it has an offset.
+    fingerprints [n]: of the schema of each row's view. `state`: 1 the row is of that schema, 2 it
+    has a created time, 4 it has an offset.
     """
     start = 0
     for i in range(sizes.shape[0]):
@@ -344,7 +345,7 @@ def row_origins(data, sizes, fingerprint, numbers, state):
         if sizes[i] < 12:
             continue
         flags = data[at]
-        state[i] = (flags & 6) | (1 if _word(data, at + 1, 3) == fingerprint else 0)
+        state[i] = (flags & 6) | (1 if _word(data, at + 1, 3) == fingerprints[i] else 0)
         numbers[0, i] = _word(data, at + 4, 8)
         at += 12
         if flags & 2:

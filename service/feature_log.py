@@ -31,6 +31,7 @@ from service.log_process import LogProcess
 from service.log_records import LogRecords
 from service.metrics import Metrics
 from service.requests import ViewRead
+from service.single import Turn
 
 logger = logging.getLogger("headwater.service")
 #: How often the thread takes what requests recorded, and looks at the state's progress; earlier
@@ -76,21 +77,36 @@ class Recorder:
         #: When its plan went out of use.
         self.retired = 0.0
 
-    def wants(self) -> bool:
-        """Whether the next request is in the sample."""
-        return self._rate >= 1.0 or random() < self._rate  # noqa: S311 (a sample, no secret)
+    def sample(self, n: int) -> Sequence[int]:
+        """Which of the next n requests are in the sample."""
+        if self._rate >= 1.0:
+            return range(n)
+        return [i for i in range(n) if random() < self._rate]  # noqa: S311 (a sample, no secret)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether `take_turn` is for this plan."""
+        return self._records.takes_turns
 
     def take(
         self, now_us: int, n: int, entities: Mapping[str, Sequence[Any]],
-        data: Sequence[bytes | None], served: bytes | Found, apart: bool = False,
+        data: Sequence[bytes | None], served: Found,
     ) -> None:  # fmt: skip
-        """A served request; apart: each of the n entities is one of its own."""
+        """A served request."""
+        self._take(now_us, n, partial(self._records.record, now_us, n, entities, data, served))
+
+    def take_turn(self, now_us: int, entities: dict[str, list[Any]], turn: Turn) -> None:
+        """Served requests for one entity each."""
+        n = turn.words.event_us.shape[1]
+        self._take(now_us, n, partial(self._records.turn, now_us, entities, turn))
+
+    def _take(self, now_us: int, n: int, made: Callable[[], bytes]) -> None:
         waiting = self._taken - self._drained + n
         if waiting > self._limit or self.full:
             self._lost("dropped", n)
             return
         try:
-            record = self._records.record(now_us, n, entities, data, served, apart)
+            record = made()
         except (TypeError, ValueError, OverflowError, NotImplementedError):
             self._lost("failed", n)
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,14 +10,15 @@ import pyarrow as pa
 
 from headwater.arrow import arrow_type
 from headwater.catalog import Catalog
-from headwater.codec import FIXED_TYPES
 from headwater.offline.feature_log import LoggedRead, LogPlan, log_plan
-from headwater.offline.log_segments import Many, One, ReadRecord, packed
+from headwater.offline.log_segments import Many, ReadRecord, packed
+from headwater.offline.log_segments import Turn as TurnRecord
 from headwater.online.columns import ViewColumns
 from headwater.online.provenance import Provenance
 from service.arrow import texts_of
 from service.found import Found
 from service.requests import FeaturePlan
+from service.single import Turn
 
 _TEXTS = {"STRING", "STRING_LIST", "STRING_SET"}
 
@@ -44,10 +44,8 @@ class LogRecords:
             {at: kind for at, f in enumerate(read.features) if _odd(kind := own[f])}
             for read, own in zip(reads, types, strict=True)
         ]
-        sizes = [_cells_size([f.type for f in read.reader.view.features]) for read in plan.reads]
-        ends = np.cumsum(sizes).tolist()
-        #: Where the cells of each read are among those of one entity.
-        self._cells = [slice(ends[p] - sizes[p], ends[p]) for p in self._places]
+        #: No view is read twice, so that all that was read is logged.
+        self.takes_turns = len(self._places) == len(plan.reads)
         self._request_types = plan.request_types
         self._computed = [{f.name: f.type for f in view.features} for view in plan.on_demand]
 
@@ -72,23 +70,37 @@ class LogRecords:
     def _of_each(self) -> Any:
         return zip(self._aliases, self._provenance, self._places, strict=True)
 
+    def turn(self, now_us: int, entities: dict[str, list[Any]], turn: Turn) -> bytes:
+        """Requests for one entity each, as `log_segments` keeps them; only where `takes_turns`.
+
+        entities: of all of them. Raises TypeError, ValueError or OverflowError where they are
+        such as cannot be written.
+        """
+        words, status, event_us, nulls, _ = turn.words
+        if len(turn.joined) == len(self._provenance):
+            origins: Any = [
+                reader.origins((), joined)
+                for reader, joined in zip(self._provenance, turn.joined, strict=True)
+            ]
+        else:
+            origins = [(turn.joined[0].data.data, turn.sizes.data)]
+        return packed(
+            TurnRecord(
+                now_us, words.shape[1], entities, words.T.tobytes(),
+                status.T.tobytes() if nulls[0] else None, event_us.T.tobytes(), origins,
+            )
+        )  # fmt: skip
+
     def record(
         self, now_us: int, n: int, entities: Mapping[str, Sequence[Any]],
-        data: Sequence[bytes | None], served: bytes | Found, apart: bool,
+        data: Sequence[bytes | None], served: Found,
     ) -> bytes:  # fmt: skip
-        """A request, or n of one entity each where they are `apart`, as `log_segments` keeps it.
+        """A request, as `log_segments` keeps it.
 
-        data: what Redis held. served: the cells of one entity's rows (see `service.single`), or
-        what was made of them. Raises TypeError, ValueError or OverflowError where it holds what
+        data: what Redis held. Raises TypeError, ValueError or OverflowError where it holds what
         cannot be written.
         """
         given: dict[str, Any] = dict(entities)
-        if isinstance(served, bytes):
-            rows: Any = data
-            if len(data) > len(self._places):
-                rows = [data[place] for place in self._places]
-                served = b"".join([served[cells] for cells in self._cells])
-            return packed(One(now_us, given, served, rows))
         for name, kind in self._request_types.items():
             given[name] = texts_of(given[name], kind)
         reads = [
@@ -103,7 +115,7 @@ class LogRecords:
             i: served.replaced[place].rows.tobytes()
             for i, place in enumerate(self._places) if place in served.replaced
         }  # fmt: skip
-        return packed(Many(now_us, n, given, reads, computed, replaced, apart))
+        return packed(Many(now_us, n, given, reads, computed, replaced))
 
     def _read(self, i: int, columns: ViewColumns, data: Sequence[bytes | None]) -> ReadRecord:
         blocks: Any = [
@@ -120,10 +132,6 @@ class LogRecords:
         times: Any = np.ascontiguousarray(columns.event_us, np.int64).data
         origins: Any = self._provenance[i].origins(data, columns.joined)
         return ReadRecord(blocks, lists, status, times, origins)
-
-
-def _cells_size(types: Sequence[str]) -> int:
-    return sum(struct.calcsize("<" + FIXED_TYPES.get(kind, "q")) for kind in types)
 
 
 def _odd(kind: str) -> bool:

@@ -24,7 +24,9 @@ from headwater.online.columns import (
     NULL_VALUE,
     OUTSIDE_MAX_AGE,
     STATUS_NAMES,
+    Int64,
     UInt8,
+    Words,
 )
 from headwater.quality.budgets import BUDGET_TAGS, budgets
 from service import counting
@@ -173,24 +175,18 @@ class Tally:
     """
 
     def __init__(self, metrics: Metrics, reads: Sequence[tuple[str, Sequence[str], bool]]) -> None:
-        self._views = [_ViewTally(metrics, *read) for read in reads]
+        self._views = views = [_ViewTally(metrics, *read) for read in reads]
         self._numbers, self._entities = metrics.slots.array, metrics.entities
-        read_at = metrics.read_seconds.at
-        ages = [place for view in self._views for place in (view.ages.at, 0)]
-        others = [place for view in self._views for place in view.entities]
-        others.append(metrics.slots.place(_SINGLE, (), 1))
-        #: As `counting.count` takes it: of one entity, all PRESENT; and of times alone.
-        self._one = np.array([read_at, 0, len(self._views), len(others), *ages, *others], np.int64)
-        self._times = np.array([read_at, 0, 0, 0], np.int64)
-        self._note, self._now_us = self._times, 0
-
-    def one(self, event_us: Sequence[int], now_us: int) -> None:
-        """One entity, all of it PRESENT; counted when the request has `ended`."""
-        into, at = self._one.data, 5
-        for time_us in event_us:
-            into[at] = time_us
-            at += 2
-        self._note, self._now_us = self._one, now_us
+        self._read_at = metrics.read_seconds.at
+        #: As `counting.count_singles` takes them.
+        self._places = np.array([self._read_at, 0, metrics.slots.place(_SINGLE, (), 1)], np.int64)
+        self._asked = np.array([place for view in views for place in view.entities], np.int64)
+        rows = np.cumsum([0, *(len(features) for _, features, _ in reads)]).tolist()
+        self._table = np.array(
+            [(v.ages.at, row, read[2]) for v, row, read in zip(views, rows, reads, strict=False)],
+            np.int64,
+        ).reshape(-1, 3)
+        self._nulls = np.concatenate([np.zeros(0, np.int64), *(view.nulls for view in views)])
 
     def count(
         self, found: Sequence[tuple[Times, UInt8 | None]], n: int, now_us: int,
@@ -198,32 +194,30 @@ class Tally:
     ) -> None:  # fmt: skip
         """Some entities of one request. found: of each view their event times [n], and codes
         [features, n] or None; data: what was held of them, view by view."""
-        self._count(found, n, now_us, data)
-        self._entities.observe(n)
-
-    def count_single(
-        self, found: Sequence[tuple[Times, UInt8 | None]], n: int, now_us: int,
-        data: Sequence[bytes | None],
-    ) -> None:  # fmt: skip
-        """As `count`, of n requests for one entity each."""
-        if n == 1 and all(status is None for _, status in found):
-            self.one([int(event_us[0]) for event_us, _ in found], now_us)
-            return
-        self._count(found, n, now_us, data)
-        self._entities.observe(1, n)
-
-    def _count(
-        self, found: Sequence[tuple[Times, UInt8 | None]], n: int, now_us: int,
-        data: Sequence[bytes | None],
-    ) -> None:  # fmt: skip
         for i, (view, (event_us, status)) in enumerate(zip(self._views, found, strict=True)):
             view.count(event_us, n, now_us, data[i * n : (i + 1) * n], status)
+        self._entities.observe(n)
 
     def ended(self, to: Spread, seconds: float, read_seconds: float) -> None:
         """The request was answered, after so long, of which the store took `read_seconds`."""
-        note, self._note = self._note, self._times
-        note.data[1] = to.at
-        counting.count(self._numbers, note, self._now_us, read_seconds, seconds)
+        counting.count_times(self._numbers, self._read_at, to.at, read_seconds, seconds)
+
+    def singles(
+        self, to: Spread, found: Words, sizes: Int64, now_us: int, begun: NDArray[np.float64],
+        read_at: float, ended_at: float,
+    ) -> None:  # fmt: skip
+        """Requests for one entity each, answered together.
+
+        sizes: of what was held, view by view. begun [2, n]: when each came, and when the store was
+        asked, which had answered by `read_at`; by the clock of `time.perf_counter`.
+        """
+        self._places[1] = to.at
+        counting.count_singles(
+            self._numbers, self._places, self._asked, self._table, self._nulls, ERROR, now_us,
+            begun, read_at, ended_at, found.event_us,
+            found.status if found.nulls[0] else found.status[:0],
+            sizes.reshape(found.event_us.shape),
+        )  # fmt: skip
 
 
 class _ViewTally:
@@ -233,7 +227,7 @@ class _ViewTally:
         self._rows = rows
         self.entities = metrics.asked(view, features)
         self._whole, self._array = metrics.slots.whole, metrics.slots.array
-        self._nulls = np.array([metrics.nulls_at(view, name) for name in features], np.int64)
+        self.nulls = np.array([metrics.nulls_at(view, name) for name in features], np.int64)
         self.ages = metrics.age.labels(view)
 
     def count(
@@ -245,7 +239,7 @@ class _ViewTally:
         if status is not None:
             if self._rows:
                 status = _with_errors(status, event_us, data)
-            read_kernels.count_statuses(status, self._array, self._nulls)
+            read_kernels.count_statuses(status, self._array, self.nulls)
         if n == 1:
             if event_us[0]:
                 self.ages.observe(max(0.0, (now_us - int(event_us[0])) / 1e6))

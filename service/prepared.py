@@ -7,10 +7,11 @@ from the last one.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import orjson
 
 from headwater.codec import entity_texts
@@ -21,22 +22,33 @@ from service.budgets import Budgets, Clocks
 from service.feature_log import Recorder
 from service.found import Found, Replaced
 from service.log_records import LogRecords
-from service.metrics import Metrics, Tally
+from service.metrics import Metrics, Spread, Tally
 from service.on_demand import compute
+from service.replies import Reply
 from service.requests import KEY_READERS, FeaturePlan, check_columns
-from service.single import SingleEntities
+from service.single import SingleEntities, Turn
 from service.uses import Use
 
 #: Keys in one MGET, which holds Redis up while it runs.
 MGET_KEYS = 1000
 
 
-class One(NamedTuple):
-    """A request for one entity: its answer up to the features, its entities, what Redis held."""
+class One:
+    """A request for one entity on its way.
 
-    head: bytes
-    entities: Mapping[str, Sequence[Any]]
+    head: its answer up to the features. begun: when it came, and when Redis was asked, by the
+    clock of `time.perf_counter`. data: what Redis held, once it has answered.
+    """
+
+    __slots__ = ("begun", "caller", "data", "entities", "head", "prepared", "respond")
     data: Sequence[bytes | None]
+
+    def __init__(
+        self, prepared: Prepared, head: bytes, entities: Mapping[str, Sequence[Any]], caller: str,
+        begun: tuple[float, float], respond: Callable[[Reply], None],
+    ) -> None:  # fmt: skip
+        self.prepared, self.head, self.entities = prepared, head, entities
+        self.caller, self.begun, self.respond = caller, begun, respond
 
 
 class Prepared:
@@ -82,13 +94,13 @@ class Prepared:
         """The number of entities. Raises BadRequestError saying what is wrong with them."""
         return check_columns(self.plan, entities, self._limit)
 
-    def count(self, caller: str, n: int) -> None:
-        """Take note of a request for n entities."""
+    def count(self, caller: str, requests: int, entities: int) -> None:
+        """Take note of requests, for so many entities together."""
         use = self._uses.get(caller)
         if use is None:
             features = _features(self.plan)
             use = self._uses[caller] = self._metrics.uses.of(caller, self._service, features)
-        use.count(n)
+        use.count(requests, entities)
 
     def commands(self, entities: Mapping[str, Sequence[Any]], n: int) -> list[bytes]:
         """The MGETs, as Redis reads them, of the first read's keys, then of the next one's."""
@@ -161,48 +173,51 @@ class Prepared:
         """The answer for one entity up to its features; None where `answers` does not fit."""
         return None if self._single is None else b"".join(self._head(entities, 1))
 
-    def answers(self, asked: Sequence[One]) -> list[bytes] | None:
-        """As `answer`, of requests for one entity each; None where `answer` must make them."""
+    def answers(self, asked: Sequence[One], read_at: float, to: Spread) -> list[bytes] | None:
+        """As `answer`, of requests for one entity each; None where `answer` must make them.
+
+        read_at: when Redis had answered. to: where the time of a request is counted.
+        """
         assert self._single is not None  # noqa: S101 (narrows the type for mypy)
-        now_us, n = time.time_ns() // 1000, len(asked)
+        now_us = time.time_ns() // 1000
         if self._enforced and self._budgets.any_view_past(now_us):
             return None
-        found = self._single.read([one.data for one in asked], now_us)
-        if self._enforced and self._any_older(found, now_us):
+        turn = self._single.read([one.data for one in asked], now_us)
+        if self._enforced and self._any_older(turn.words, now_us):
             return None
-        some = found.nulls[0] > 0
-        counted = [
-            (event_us, found.status[place] if some else None)
-            for event_us, place in zip(found.event_us, self._single.places, strict=True)
-        ]
-        held = [one.data[at] for at in range(len(counted)) for one in asked]
-        self.tally.count_single(counted, n, now_us, held)
+        bodies = self._single.write([one.head for one in asked], turn.words)
+        callers = [one.caller for one in asked]
+        for caller in set(callers):
+            requests = callers.count(caller)
+            self.count(caller, requests, requests)
+        begun = np.array([one.begun for one in asked]).T
+        self.tally.singles(to, turn.words, turn.sizes, now_us, begun, read_at, time.perf_counter())
         if self._recorder is not None:
-            wanted = [one for one in asked if self._recorder.wants()]
+            wanted = self._recorder.sample(len(asked))
             if wanted:
-                self._record_turn(self._recorder, now_us, wanted, found)
-        return self._single.write([one.head for one in asked], found)
+                self._record_turn(self._recorder, now_us, asked, turn, wanted)
+        return bodies
 
     def _record_turn(
-        self, recorder: Recorder, now_us: int, wanted: Sequence[One], found: Words
+        self, recorder: Recorder, now_us: int, asked: Sequence[One], turn: Turn, at: Sequence[int]
     ) -> None:
-        """Take note of requests for one entity each; found: what their turn's were made of."""
+        """Take note of some of the requests that were answered together."""
         assert self._single is not None  # noqa: S101 (narrows the type for mypy)
-        cells = self._single.cells([one.data for one in wanted], found)
-        if cells is not None:
-            for one, row in zip(wanted, cells, strict=True):
-                recorder.take(now_us, 1, one.entities, one.data, row)
+        if not recorder.takes_turns:
+            for one in (asked[i] for i in at):
+                found = self.found(one.entities, one.data, 1, now_us)
+                recorder.take(now_us, 1, one.entities, one.data, found)
             return
-        # Their columns are made once for all of them.
-        alike: dict[frozenset[str], list[One]] = {}
-        for one in wanted:
-            alike.setdefault(frozenset(one.entities), []).append(one)
-        for ones in alike.values():
-            n = len(ones)
-            entities = {name: [one.entities[name][0] for one in ones] for name in ones[0].entities}
-            held = [one.data[at] for at in range(len(self._single.places)) for one in ones]
-            served = self.found(entities, held, n, now_us)
-            recorder.take(now_us, n, entities, held, served, apart=True)
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for i in at:
+            alike.setdefault(tuple(asked[i].entities), []).append(i)
+        for names, places in alike.items():
+            entities = {name: [asked[i].entities[name][0] for i in places] for name in names}
+            if len(places) < len(asked):
+                part = self._single.some([one.data for one in asked], turn, places)
+                recorder.take_turn(now_us, entities, part)
+            else:
+                recorder.take_turn(now_us, entities, turn)
 
     def _any_older(self, found: Words, now_us: int) -> bool:
         """Whether some value is past the age above which values are not simply served."""
@@ -245,7 +260,7 @@ class Prepared:
         return Found(columns, made, now_us, replaced)
 
     def _record(self, now_us: int, n: int, entities: Any, data: Any, served: Found) -> None:
-        if self._recorder is not None and self._recorder.wants():
+        if self._recorder is not None and self._recorder.sample(1):
             self._recorder.take(now_us, n, entities, data, served)
 
     def provenances(self, data: Sequence[bytes | None], n: int) -> dict[str, Any]:

@@ -9,15 +9,22 @@ Only numbers, truths and times fit; what does not is left to the general way, wh
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain
+from typing import NamedTuple
 
 import numpy as np
 
 from headwater import json_kernels
-from headwater.codec import FIXED_TYPES
-from headwater.online.columns import RowColumns, RowWords, WindowColumns, Words
+from headwater.online.columns import (
+    Int64,
+    Joined,
+    RowColumns,
+    RowWords,
+    WindowColumns,
+    Words,
+    joined_rows,
+)
 from service.answer import STATUS_TEXTS
 from service.requests import FeaturePlan
 
@@ -36,14 +43,28 @@ _FEATURE_BYTES = (
 )  # fmt: skip
 
 
+class Turn(NamedTuple):
+    """Requests for the same features of n entities, one each, as read together.
+
+    words: of all reads, one below the other; event_us is [reads, n]. joined: what each read was
+    made of, or where all are of packed rows, all of them at once, read by read.
+    """
+
+    words: Words
+    joined: tuple[Joined, ...]
+
+    @property
+    def sizes(self) -> Int64:
+        """Of what Redis held, read by read, 0 for nothing."""
+        return np.concatenate([np.atleast_1d(each.sizes) for each in self.joined])
+
+
 class SingleEntities:
     """Answers to requests for some features of one entity each."""
 
     def __init__(self, plan: FeaturePlan, readers: Sequence[RowColumns | WindowColumns]) -> None:
         self._readers = readers
         starts = [0, *accumulate(len(reader.types) for reader in readers)]
-        #: Of each read, its rows among the statuses.
-        self.places = [slice(*pair) for pair in pairwise(starts)]
         row_readers = [reader for reader in readers if isinstance(reader, RowColumns)]
         self._rows = RowWords(row_readers) if len(row_readers) == len(readers) else None
         rows = []
@@ -53,14 +74,6 @@ class SingleEntities:
             how = _HOW[reader.types[output.at]]
             rows.append((row, start + output.at, output.read, how))
         self._outputs = np.array(rows, np.int64)
-        types = [[field.type for field in read.reader.view.features] for read in plan.reads]
-        self._cell_sizes = [
-            sum(struct.calcsize(FIXED_TYPES.get(t, "")) for t in one) for one in types
-        ]
-        self._loggable = all(
-            read.reader.view.kind == "row" and "UNIX_TIMESTAMP" not in one
-            for read, one in zip(plan.reads, types, strict=True)
-        )
         self._room = np.empty(0, np.uint8)
 
     @staticmethod
@@ -75,28 +88,38 @@ class SingleEntities:
             )
         )
 
-    def read(self, data: Sequence[Sequence[bytes | None]], now_us: int) -> Words:
-        """The words of all reads; `data` are the values that Redis gave each request."""
-        columns = [[row[at] for row in data] for at in range(len(self._readers))]
+    def read(self, data: Sequence[Sequence[bytes | None]], now_us: int) -> Turn:
+        """What was asked for; `data` are the values that Redis gave each request."""
+        columns = self._columns(data)
         if self._rows is not None:
-            return self._rows.read([*chain.from_iterable(columns)], now_us)
-        found = [r.words(column, now_us) for r, column in zip(self._readers, columns, strict=True)]
-        if len(found) == 1:
-            return found[0]
-        words, status, event_us, nulls, _ = zip(*found, strict=True)
-        return Words(
+            found = self._rows.read([*chain.from_iterable(columns)], now_us)
+            return Turn(found, (found.joined,))
+        read = [r.words(column, now_us) for r, column in zip(self._readers, columns, strict=True)]
+        joined = tuple(each.joined for each in read)
+        if len(read) == 1:
+            return Turn(read[0], joined)
+        words, status, event_us, nulls, _ = zip(*read, strict=True)
+        found = Words(
             np.concatenate(words), np.concatenate(status), np.concatenate(event_us),
-            (sum(each[0] for each in nulls), sum(each[1] for each in nulls)), found[0].joined,
+            (sum(each[0] for each in nulls), sum(each[1] for each in nulls)), joined[0],
         )  # fmt: skip
+        return Turn(found, joined)
 
-    def cells(self, data: Sequence[Sequence[bytes | None]], found: Words) -> list[bytes] | None:
-        """Each request's cells of all views, for the feature log; None where it takes columns."""
-        if not self._loggable or found.nulls[0]:
-            return None
-        return [
-            b"".join([row[-size:] for row, size in zip(one, self._cell_sizes, strict=True) if row])
-            for one in data
-        ]
+    def some(self, data: Sequence[Sequence[bytes | None]], turn: Turn, at: Sequence[int]) -> Turn:
+        """Some of the requests that were read together from `data`."""
+        found = turn.words
+        words = found._replace(
+            words=found.words[:, at], status=found.status[:, at], event_us=found.event_us[:, at]
+        )
+        columns = self._columns([data[i] for i in at])
+        if self._rows is not None:
+            return Turn(words, (joined_rows([*chain.from_iterable(columns)]),))
+        joined = [r.joined(column) for r, column in zip(self._readers, columns, strict=True)]
+        return Turn(words, tuple(joined))
+
+    def _columns(self, data: Sequence[Sequence[bytes | None]]) -> list[list[bytes | None]]:
+        """What Redis held, read by read."""
+        return [[row[at] for row in data] for at in range(len(self._readers))]
 
     def write(self, heads: Sequence[bytes], found: Words) -> list[bytes]:
         """The answers' bodies; `heads` are their texts up to the first feature."""

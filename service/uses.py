@@ -30,9 +30,9 @@ class Use:
     def __init__(self, slots: Slots, at: int) -> None:
         self._whole, self._at = slots.whole, at
 
-    def count(self, entities: int) -> None:
+    def count(self, requests: int, entities: int) -> None:
         whole, at = self._whole, self._at
-        whole[at] += 1
+        whole[at] += requests
         whole[at + 1] += entities
         whole[at + 2] = int(time.time())
 

@@ -12,6 +12,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -117,8 +118,10 @@ class Vectors:
         self.line: Line[tuple[float, bytes, Wishes, Respond]] = Line(
             settings.max_concurrent_requests
         )
-        #: Requests for one entity that have Redis's values, and how they end.
-        self._turn: defaultdict[Prepared, list[tuple[One, Respond]]] = defaultdict(list)
+        #: Requests for one entity that have Redis's values.
+        self._turn: defaultdict[Prepared, list[One]] = defaultdict(list)
+        #: When Redis answered the first of them.
+        self._turn_at = 0.0
         #: What views are held to; whoever looks at Redis sets it.
         self.clocks = Clocks()
 
@@ -199,44 +202,32 @@ class Vectors:
 
     def _begin(self, start: float, body: bytes, wishes: Wishes, respond: Respond) -> None:
         form = wishes.form
-
-        def finish(reply: Reply) -> None:
-            self._leave()
-            # Counted first: who has the answer finds it in the metrics.
-            count = self._metrics.answered(form.route, form.method, reply.status)
-            count.observe(time.perf_counter() - start)
-            respond(reply)
-
         try:
             known = self.understand(body, form)
         except BadRequestError as error:
-            finish(refused(error))
+            self._leave()
+            self._end(form, start, respond, refused(error))
             return
         except Exception:
             logger.exception("a request failed")
-            finish(failed("the service failed on this request; its log says why", 500))
+            self._leave()
+            message = "the service failed on this request; its log says why"
+            self._end(form, start, respond, failed(message, 500))
             return
         prepared, n, entities, commands, head, provenance = known
-        prepared.count(wishes.caller, n)
-        asked, read_seconds = time.perf_counter(), 0.0
-
-        def end(reply: Reply) -> None:
-            # Counted first, as above.
-            count = self._metrics.answered(form.route, form.method, reply.status)
-            prepared.tally.ended(count, time.perf_counter() - start, read_seconds)
-            respond(reply)
+        asked = time.perf_counter()
+        if head is not None:
+            one = One(prepared, head, entities, wishes.caller, (start, asked), respond)
+            self._read(commands, partial(self._have, one), wishes.deadline)
+            return
 
         def done(data: list[bytes | None] | Exception) -> None:
-            nonlocal read_seconds
             self._leave()
             read_seconds = time.perf_counter() - asked
-            if head is None or isinstance(data, Exception):
-                end(self._reply(prepared, entities, data, n, form, provenance))
-                return
-            if not self._turn:
-                asyncio.get_running_loop().call_soon(self._answer_turn)
-            self._turn[prepared].append((One(head, entities, data), end))
+            reply = self._reply(prepared, entities, data, n, form, provenance)
+            self._end_read(prepared, form, start, read_seconds, respond, reply)
 
+        prepared.count(wishes.caller, 1, n)
         self._read(commands, done, wishes.deadline)
 
     def _leave(self) -> None:
@@ -255,6 +246,21 @@ class Vectors:
                 asyncio.get_running_loop().call_soon(self._begin_waiting)
                 return
 
+    # A request is counted before it is answered: who has the answer finds it in the metrics.
+
+    def _end(self, form: Form, start: float, respond: Respond, reply: Reply) -> None:
+        count = self._metrics.answered(form.route, form.method, reply.status)
+        count.observe(time.perf_counter() - start)
+        respond(reply)
+
+    def _end_read(
+        self, prepared: Prepared, form: Form, start: float, read_seconds: float,
+        respond: Respond, reply: Reply,
+    ) -> None:  # fmt: skip
+        count = self._metrics.answered(form.route, form.method, reply.status)
+        prepared.tally.ended(count, time.perf_counter() - start, read_seconds)
+        respond(reply)
+
     def understand(self, body: bytes, form: Form) -> Known:
         """What a body asks for. Raises BadRequestError."""
         known = self.shapes.find(body) if form is JSON else None
@@ -270,21 +276,42 @@ class Vectors:
             self.shapes.learn(body, known)
         return known
 
+    def _have(self, one: One, data: list[bytes | None] | Exception) -> None:
+        """Redis has answered for a request for one entity: it waits for its turn's end."""
+        self._leave()
+        if isinstance(data, Exception):
+            self._answer_alone(one, data, time.perf_counter())
+            return
+        if not self._turn:
+            self._turn_at = time.perf_counter()
+            asyncio.get_running_loop().call_soon(self._answer_turn)
+        one.data = data
+        self._turn[one.prepared].append(one)
+
     def _answer_turn(self) -> None:
         """Answer the requests for one entity that Redis answered in this turn of the loop."""
         turn, self._turn = self._turn, defaultdict(list)
+        to = self._metrics.answered(JSON.route, JSON.method, 200)
         for prepared, asked in turn.items():
             bodies = None
             try:
-                bodies = prepared.answers([one for one, _ in asked])
+                bodies = prepared.answers(asked, self._turn_at, to)
             except Exception:
                 logger.exception("answers failed")
             if bodies is None:
-                for one, end in asked:
-                    end(self._reply(prepared, one.entities, one.data, 1, JSON, False))
+                for one in asked:
+                    self._answer_alone(one, one.data, self._turn_at)
             else:
-                for body, (_, end) in zip(bodies, asked, strict=True):
-                    end(Reply(200, body))
+                for one, body in zip(asked, bodies, strict=True):
+                    one.respond(Reply(200, body))
+
+    def _answer_alone(
+        self, one: One, data: Sequence[bytes | None] | Exception, read_at: float
+    ) -> None:
+        one.prepared.count(one.caller, 1, 1)
+        reply = self._reply(one.prepared, one.entities, data, 1, JSON, False)
+        start, asked = one.begun
+        self._end_read(one.prepared, JSON, start, read_at - asked, one.respond, reply)
 
     def _read(self, commands: list[bytes], done: Done, deadline: float | None) -> None:
         if not commands:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headwater.arrow import TIMESTAMP, array_of, arrow_type, key_type
-from headwater.codec import FIXED_TYPES
+from headwater.arrow import TIMESTAMP, array_of, key_type
 from headwater.offline.feature_log import (
     STATUS_CODES,
     LoggedRead,
@@ -21,12 +20,14 @@ from headwater.offline.feature_log import (
     system_columns,
     titled,
 )
-from headwater.offline.log_segments import Many, One, ReadRecord, Record
+from headwater.offline.log_segments import Many, ReadRecord, Record, Turn
 from headwater.online.arrays import feature_array
-from headwater.online.columns import Block, ViewColumns
-from headwater.online.provenance import Origins, Provenance
+from headwater.online.columns import Block, Int64, Joined, ViewColumns, Words, columns_of
+from headwater.online.provenance import Origins, Provenance, row_columns
+from headwater.online.values import ViewReader
 from headwater.quality.budgets import budgets
 
+_NOTHING = Joined(b"", 0)
 #: A record, and the `__whole` and `__request_id` of its vectors.
 _Row = tuple[Record, int | None, str]
 
@@ -40,13 +41,12 @@ class LogColumns:
         self._replacing = [any(b.replaces for b in budgets(view)) for view in views]
         self._provenance = [Provenance(view, plan.catalog.streams) for view in views]
         self._types = [{f.name: f.type for f in view.features} for view in views]
-        self._cells = np.dtype(
-            [
-                (f"{i}:{f.name}", "<" + FIXED_TYPES.get(f.type, "q"))
-                for i, view in enumerate(views)
-                for f in view.features
-            ]
-        )
+        self._readers = [
+            columns_of(ViewReader(plan.catalog.project, view), read.features)
+            for view, read in zip(views, plan.reads, strict=True)
+        ]
+        ends = np.cumsum([0, *(len(read.features) for read in plan.reads)]).tolist()
+        self._features = [slice(*pair) for pair in pairwise(ends)]
 
     def tables(
         self, records: Sequence[Record], wholes: Sequence[int | None], name: str
@@ -80,16 +80,13 @@ class LogColumns:
             columns[column] = pa.array(_chained(records, column), key_type(kind))
         for column, kind in self._plan.request_types().items():
             columns[column] = array_of(_chained(records, column), kind)
-        if isinstance(records[0], One):
-            cells = np.frombuffer(b"".join([r.cells for r in records]), self._cells)  # type: ignore[union-attr]
+        if isinstance(records[0], Turn):
+            found, made_of = self._of_turns(records, sizes)  # type: ignore[arg-type]
+        else:
+            found, made_of = self._of_requests(records, sizes)  # type: ignore[arg-type]
         for place, read in enumerate(self._plan.reads):
-            provenance = self._made_of(records, place, sizes)
-            if isinstance(records[0], One):
-                columns |= self._fixed(read, place, cells, provenance)
-            else:
-                found = merged([record.reads[place] for record in records], sizes)  # type: ignore[union-attr]
-                columns |= self._general(read, place, found, len(times))
-            columns[provenance_column(read)] = provenance
+            columns |= self._values(read, place, found[place], len(times))
+            columns[provenance_column(read)] = made_of[place]
             if self._replacing[place]:
                 columns[replaced_column(read)] = _replaced(records, place)
         columns |= self._on_demand(records, times)
@@ -98,28 +95,47 @@ class LogColumns:
         version = self._plan.catalog.version
         return pa.table(columns | system_columns(times, request, wholes, version))
 
-    def _made_of(self, records: Sequence[Record], place: int, sizes: Any) -> pa.Array:
-        """What the values of one read were made of."""
-        reader = self._provenance[place]
-        if isinstance(records[0], One):
-            return reader.column([record.rows[place] for record in records])  # type: ignore[union-attr]
-        parts = [Origins(*record.reads[place].origins) for record in records]  # type: ignore[union-attr]
-        return reader.column_of(parts, sizes.tolist())
+    def _of_turns(
+        self, records: Sequence[Turn], sizes: Int64
+    ) -> tuple[list[ViewColumns], list[pa.Array]]:
+        """Of each read its columns, and what they were made of."""
+        n, n_features = int(sizes.sum()), self._features[-1].stop
+        words = _rows([r.words for r in records], np.int64, n, n_features)
+        event_us = _rows([r.event_us for r in records], np.int64, n, len(self._readers))
+        status = None
+        if any(r.status is not None for r in records):
+            codes = [bytes(r.n * n_features) if r.status is None else r.status for r in records]
+            status = _rows(codes, np.uint8, n, n_features)
+        none = np.zeros((n_features, 0), np.uint8)
+        found = []
+        for place, (reader, at) in enumerate(zip(self._readers, self._features, strict=True)):
+            of_read = Words(
+                words[at], (none if status is None else status)[at], event_us[place : place + 1],
+                (int(status is not None), 0), _NOTHING,
+            )  # fmt: skip
+            found.append(reader.columns(of_read))
+        if len(records[0].origins) < len(self._readers):
+            parts = [Origins(*record.origins[0]) for record in records]
+            return found, row_columns(self._provenance, parts, sizes)
+        made_of = [
+            reader.column_of([Origins(*r.origins[place]) for r in records], sizes.tolist())
+            for place, reader in enumerate(self._provenance)
+        ]
+        return found, made_of
 
-    def _fixed(
-        self, read: LoggedRead, place: int, rows: Any, provenance: pa.Array
-    ) -> dict[str, pa.Array]:
-        """Rows of cells, all PRESENT."""
-        columns: dict[str, pa.Array] = {}
-        event = provenance.field("event_timestamp")
-        status = pa.repeat(pa.scalar(STATUS_CODES[0], pa.int32()), len(rows))
-        for feature, title in titled(read).items():
-            cells = np.ascontiguousarray(rows[f"{place}:{feature}"])
-            columns[title] = pa.array(cells).cast(arrow_type(self._types[place][feature]))
-            columns[f"{title}__timestamp"], columns[f"{title}__status"] = event, status
-        return columns
+    def _of_requests(
+        self, records: Sequence[Many], sizes: Int64
+    ) -> tuple[list[ViewColumns], list[pa.Array]]:
+        """As `_of_turns`."""
+        reads = [[record.reads[place] for record in records] for place in range(len(self._readers))]
+        found = [merged(parts, sizes) for parts in reads]
+        made_of = [
+            reader.column_of([Origins(*part.origins) for part in parts], sizes.tolist())
+            for reader, parts in zip(self._provenance, reads, strict=True)
+        ]
+        return found, made_of
 
-    def _general(
+    def _values(
         self, read: LoggedRead, place: int, found: ViewColumns, n: int
     ) -> dict[str, pa.Array]:
         columns: dict[str, pa.Array] = {}
@@ -161,7 +177,7 @@ def _replaced(records: Sequence[Record], place: int) -> pa.Array:
 
 def _shape(record: Record) -> Any:
     """Records of one shape can be put together: their features lie in the same places."""
-    if isinstance(record, One):
+    if isinstance(record, Turn):
         return None
     return tuple([tuple([block[:2] for block in read.blocks]) for read in record.reads])
 
@@ -169,13 +185,18 @@ def _shape(record: Record) -> Any:
 def _request_ids(row: _Row) -> list[str]:
     """Of each vector of a record."""
     record, _, name = row
-    if isinstance(record, Many) and record.apart:
+    if isinstance(record, Turn):
         return [f"{name}-{j}" for j in range(record.n)]
     return [name] * record.n
 
 
 def _chained(records: Sequence[Record], name: str) -> list[Any]:
     return list(chain.from_iterable([record.entities[name] for record in records]))
+
+
+def _rows(parts: Sequence[bytes], kind: Any, n: int, columns: int) -> Any:
+    """Rows [n, columns] of several records, as columns [columns, n]."""
+    return np.frombuffer(b"".join(parts), kind).reshape(n, columns).T
 
 
 def merged(parts: Sequence[ReadRecord], sizes: Any) -> ViewColumns:

@@ -69,26 +69,28 @@ class ReadRecord(msgspec.Struct, frozen=True, array_like=True):
     origins: tuple[bytes, int | bytes]
 
 
-class One(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """A request for one entity: the cells of all reads' views (`service.single`), and the rows that
-    they were in."""
+class Turn(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Requests for one entity each that were answered together.
+
+    words, status, event_us: `online.columns.Words` by its bytes, entity by entity; no status where
+    all are PRESENT. origins: `online.provenance.Origins` of each read, or where all are of packed
+    rows, of all at once, read by read.
+    """
 
     now_us: int
+    n: int
     entities: dict[str, list[Any]]
-    cells: bytes
-    rows: list[bytes]
-
-    @property
-    def n(self) -> int:
-        return 1
+    words: bytes
+    status: bytes | None
+    event_us: bytes
+    origins: list[tuple[bytes, int | bytes]]
 
 
 class Many(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Any other request.
 
     reads: of each read of the plan. computed: the features of each on-demand view. replaced: by
-    read, of which entities a budget replaced the values. apart: each entity is a request of its
-    own.
+    read, of which entities a budget replaced the values.
     """
 
     now_us: int
@@ -97,10 +99,9 @@ class Many(msgspec.Struct, frozen=True, array_like=True, tag=2):
     reads: list[ReadRecord]
     computed: list[dict[str, list[Any]]]
     replaced: dict[int, bytes]
-    apart: bool = False
 
 
-Record = One | Many
+Record = Turn | Many
 
 
 def _plain(value: Any) -> Any:

@@ -64,6 +64,13 @@ class Words(NamedTuple):
     joined: Joined
 
 
+def joined_rows(rows: Sequence[bytes | None]) -> Joined:
+    """Packed rows one behind the other."""
+    kept = [row or b"" for row in rows]
+    sizes = np.array([len(row) for row in kept], np.int64)
+    return Joined(np.frombuffer(b"".join(kept), np.uint8), sizes)
+
+
 class ViewColumns:
     """Some features of n entities of one view.
 
@@ -185,6 +192,14 @@ class RowColumns:
         assert self._words is not None  # noqa: S101 (narrows the type for mypy)
         return self._words.read(data, now_us)
 
+    def joined(self, data: Sequence[bytes | None]) -> Joined:
+        """What `words` joins before it reads."""
+        return joined_rows(data)
+
+    def columns(self, found: Words) -> ViewColumns:
+        """The columns of words that were read before."""
+        return self._kinds.columns_of(found)
+
     @property
     def layout(self) -> tuple[tuple[int, int, int], Int64]:
         """For `read_kernels.read_rows`: fingerprint, bytes of null bits, time to live; cells."""
@@ -288,16 +303,14 @@ class RowWords:
     def read(self, data: Sequence[bytes | None], now_us: int) -> Words:
         """The features as of now; `data` are n rows of the first view, n of the next one, ..."""
         n = len(data) // len(self._views)
-        kept = [row or b"" for row in data]
-        sizes = np.array([len(row) for row in kept], np.int64)
-        joined = np.frombuffer(b"".join(kept), np.uint8)
+        whole = joined_rows(data)
         words = np.zeros((len(self._cells), n), np.int64)
         status = np.zeros((len(self._cells), n), np.uint8)
         event_us = np.zeros((len(self._views), n), np.int64)
         nulls = read_kernels.read_rows(
-            joined, sizes, self._views, self._cells, now_us, words, status, event_us
+            *whole, self._views, self._cells, now_us, words, status, event_us
         )
-        return Words(words, status, event_us, nulls, Joined(joined, sizes))
+        return Words(words, status, event_us, nulls, whole)
 
 
 class WindowColumns:
@@ -330,6 +343,14 @@ class WindowColumns:
         words, sizes = self._program.joined(data)
         found, status, newest, nulls = self._program.read_columns(words, sizes, self._table, now_us)
         return Words(found, status, newest.reshape(1, -1), nulls, Joined(words, sizes))
+
+    def joined(self, data: Sequence[bytes | None]) -> Joined:
+        """What `words` joins before it reads."""
+        return Joined(*self._program.joined(data))
+
+    def columns(self, found: Words) -> ViewColumns:
+        """The columns of words that were read before."""
+        return self._kinds.columns_of(found)
 
     def _one_by_one(self, data: Sequence[bytes | None], now_us: int) -> ViewColumns:
         """Windows that hold sketches: merged by Python."""

@@ -85,12 +85,13 @@ class Provenance:
     def origins(self, data: Sequence[bytes | None], joined: Joined | None = None) -> Origins:
         """What is to be kept of values of Redis to tell later what they were made of.
 
-        joined: the same values, where they were joined to be read.
+        joined: the same values, where they were joined to be read; then windows need no `data`.
         """
         if self._view.kind == "window":
-            words, counts = joined if joined is not None else WindowProgram.joined(data)
+            words, counts = WindowProgram.joined(data) if joined is None else joined
             # A section is a word and no less than HEADER more.
-            out = np.empty(len(data) + 2 * (len(words) // (HEADER + 1)), np.int64)
+            assert not isinstance(counts, int)  # noqa: S101 (windows are not all alike)
+            out = np.empty(len(counts) + 2 * (len(words) // (HEADER + 1)), np.int64)
             used = kernels.section_origins(words, counts, _HEADER, out)
             return Origins(out[:used].data, 0)
         if joined is None:
@@ -154,7 +155,8 @@ class Provenance:
         )  # fmt: skip
         numbers = np.zeros((4, len(sizes)), np.int64)
         state = np.zeros(len(sizes), np.uint8)
-        kernels.row_origins(data, sizes, self._fingerprint, numbers, state)
+        prints = np.full(len(sizes), self._fingerprint)
+        kernels.row_origins(data, sizes, prints, numbers, state)
         return sizes, numbers, state
 
     def _windows(self, sections: Sections) -> pa.Array:
@@ -180,6 +182,27 @@ class Provenance:
             ],
             fields=list(ROW_TYPE), mask=pa.array(sizes == 0),
         )  # fmt: skip
+
+
+def row_columns(
+    views: Sequence[Provenance], parts: Sequence[Origins], counts: Int64
+) -> list[pa.Array]:
+    """What packed rows of several views were made of: ROW_TYPE of each view.
+
+    Part i holds `counts[i]` rows of the first view, then as many of the next one, and so on, and
+    their sizes as bytes.
+    """
+    data = np.frombuffer(b"".join([part.data for part in parts]), np.uint8)
+    sizes = np.frombuffer(b"".join([part.sizes for part in parts]), np.int64)  # type: ignore[misc]
+    of = np.repeat(np.tile(np.arange(len(views)), len(parts)), np.repeat(counts, len(views)))
+    prints = np.array([view._fingerprint for view in views])[of]
+    numbers, state = np.zeros((4, len(sizes)), np.int64), np.zeros(len(sizes), np.uint8)
+    kernels.row_origins(data, sizes, prints, numbers, state)
+    own = [np.flatnonzero(of == i) for i in range(len(views))]
+    return [
+        view._rows(sizes[at], numbers[:, at], state[at])
+        for view, at in zip(views, own, strict=True)
+    ]
 
 
 def _sections(parts: Sequence[Origins], sizes: Sequence[int]) -> Sections:

@@ -29,7 +29,7 @@ class Nothing:
     def count(self, *_: Any) -> None:
         pass
 
-    count_single = ended = observe = set = add = inc = count
+    singles = ended = observe = set = add = inc = count
 
 
 class Uncounted(Metrics):
