@@ -37,6 +37,9 @@ logger = logging.getLogger("headwater.service")
 #: How often the thread takes what requests recorded, and looks at the state's progress; earlier
 #: where a queue fills.
 TURN_SECONDS = 0.5
+#: Bytes of a queue that wake the thread. What waits for half a second would be memory that the
+#: kernel has to clear again and again: as many bytes are used anew from the heap.
+WAKE_BYTES = 1_000_000
 #: A plan that went out of use is kept for so long.
 RETIRED_SECONDS = 30.0
 #: Vectors, and bytes, of one segment, which becomes one file.
@@ -56,7 +59,7 @@ class Seen(NamedTuple):
 class Recorder:
     """Takes note of vectors of one plan. The event loop calls `take`, the thread all else.
 
-    Each of the two counts is written by one of them, so that neither needs a lock.
+    Each of the counts is written by one of them, so that none needs a lock.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Recorder:
         self._limit, self._lost, self._wake = limit, lost, wake
         self._queue: deque[tuple[int, int, bytes]] = deque()
         self._taken = self._drained = 0
+        self._bytes_taken = self._bytes_drained = 0
         self._segment: Segment | None = None
         self._since = 0.0
         #: Vectors in the segment.
@@ -111,8 +115,10 @@ class Recorder:
             self._lost("failed", n)
             return
         self._taken += n
+        self._bytes_taken += len(record)
         self._queue.append((now_us, n, record))
-        if waiting > self._limit // 4:
+        many = waiting > self._limit // 4
+        if many or self._bytes_taken - self._bytes_drained > WAKE_BYTES:
             self._wake()
 
     # -- the thread's side -------------------------------------------------------------------------
@@ -127,6 +133,7 @@ class Recorder:
             return
         vectors = sum(n for _, n, _ in taken)
         self._drained += vectors
+        self._bytes_drained += sum(len(record) for _, _, record in taken)
         try:
             if self._segment is None:
                 self._open(taken[0][0], seen)

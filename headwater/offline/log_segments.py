@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import mmap
 import os
 import re
 import struct
@@ -144,20 +145,21 @@ class Segment:
             raise
 
     def append(self, records: Sequence[bytes]) -> None:
-        self._add(_RECORDS, b"".join([_ARRAY.pack(0xDD, len(records)), *records]))
+        self._add(_RECORDS, _ARRAY.pack(0xDD, len(records)), *records)
 
     def look(self, look: Look) -> None:
         self._add(_LOOK, _encode(look))
 
-    def _add(self, kind: int, body: bytes) -> None:
-        rest = memoryview(_FRAME.pack(len(body), kind) + body)
+    def _add(self, kind: int, *body: bytes) -> None:
+        whole = b"".join([_FRAME.pack(sum(map(len, body)), kind), *body])
+        rest = memoryview(whole)
         try:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
         except OSError:
             os.ftruncate(self._file, self.bytes)  # what is behind half a frame could not be read
             raise
-        self.bytes += _FRAME.size + len(body)
+        self.bytes += len(whole)
 
     def close(self) -> None:
         os.close(self._file)
@@ -166,7 +168,7 @@ class Segment:
 class Stored:
     """What a segment holds."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | mmap.mmap) -> None:
         """Raises ValueError where it is none."""
         self._looks: list[Look] = []
         self._chunks: list[list[Record]] = []
@@ -210,15 +212,18 @@ def between(looks: Sequence[Look], first_us: int, last_us: int, read_us: int) ->
     return kept
 
 
-def _frames(data: bytes) -> Iterator[tuple[int, memoryview]]:
-    at, whole = 0, memoryview(data)
-    while at + _FRAME.size <= len(data):
-        size, kind = _FRAME.unpack_from(data, at)
-        at += _FRAME.size
-        if not size or at + size > len(data):
-            return
-        yield kind, whole[at : at + size]
-        at += size
+def _frames(data: bytes | mmap.mmap) -> Iterator[tuple[int, memoryview]]:
+    at = 0
+    # Both views are given back, since a mapped file cannot be closed before.
+    with memoryview(data) as whole:
+        while at + _FRAME.size <= len(whole):
+            size, kind = _FRAME.unpack_from(whole, at)
+            at += _FRAME.size
+            if not size or at + size > len(whole):
+                return
+            with whole[at : at + size] as body:
+                yield kind, body
+            at += size
 
 
 def folder_of(path: str) -> Path:
@@ -245,7 +250,7 @@ def first_us(path: Path) -> int:
 
 
 @contextmanager
-def taken(path: Path) -> Iterator[bytes | None]:
+def taken(path: Path) -> Iterator[bytes | mmap.mmap | None]:
     """A segment's bytes, while nobody else has it; None where it is gone or somebody has it."""
     try:
         file = os.open(path, os.O_RDONLY)
@@ -259,8 +264,14 @@ def taken(path: Path) -> Iterator[bytes | None]:
             yield None
             return
         # Whoever had it before may have removed it.
-        with os.fdopen(os.dup(file), "rb") as held:
-            yield held.read() if os.fstat(file).st_nlink else None
+        held = os.fstat(file)
+        if not held.st_nlink:
+            yield None
+        elif not held.st_size:
+            yield b""
+        else:
+            with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as data:
+                yield data
     finally:
         os.close(file)
 

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from mmap import mmap
 from pathlib import Path
 
 import msgspec
@@ -59,7 +60,7 @@ def convert(path: Path) -> Done:
     return done
 
 
-def _convert(path: Path, data: bytes, done: Done) -> None:
+def _convert(path: Path, data: bytes | mmap, done: Done) -> None:
     stored = Stored(data)
     name, head = path.stem, stored.head
     # The path may be relative to where the service ran; segments lie in their log's folder.
