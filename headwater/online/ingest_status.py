@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from headwater.catalog import Catalog
+from headwater.codec import key_prefix
 from headwater.online.connect import store_errors
 from headwater.online.progress import Progress
 from headwater.online.writer import OnlineWriter
@@ -87,11 +88,15 @@ def partitions(catalog: Catalog, writer: OnlineWriter, now: float) -> list[dict[
     """
     progress = Progress(writer.client, catalog.project).all()
     known = {topic for stream in catalog.streams.values() for topic in stream.topics}
+    # What a view's earlier definition had read stays noted until its state is thrown away.
+    views = {key_prefix(catalog.project, view) for view in catalog.views.values()}
     rows = []
     for (topic, partition), status in sorted(read(writer).items()):
         if topic not in known:
             continue
-        whole = [at for p, at in progress.items() if p[1:] == (topic, partition)]
+        whole = [
+            at for p, at in progress.items() if p.prefix in views and p[1:] == (topic, partition)
+        ]
         rows.append(
             {
                 "topic": topic,
