@@ -96,8 +96,6 @@ class ConfluentConsumer:
         self._assigned: set[TopicPartition] = set()
         self._revoked: set[TopicPartition] = set()
         self._owned: set[TopicPartition] = set()
-        #: Given by the group, and not begun yet: not owned so far.
-        self._given: set[TopicPartition] = set()
         self._next: dict[TopicPartition, int] = {}
         self._producer: Any = None
         self._closing = False
@@ -122,30 +120,15 @@ class ConfluentConsumer:
         )
 
     def _gave(self, _: Any, partitions: Any) -> None:
-        """Takes note only: the broker may be slow to say where a partition begins, and where this
-        fails to assign one, librdkafka does it, for itself alone.
-        """
         if self._closing:
             return
         given = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
-        for tp in given:
-            self._queues.open(tp)
-        self._client.incremental_assign([_native(tp, confluent_kafka.OFFSET_END) for tp in given])
-        self._given |= set(given)
-
-    def _begin(self) -> None:
-        """Begin the given partitions where the group is; asked again by the next poll if it fails.
-
-        What a worker that was killed in a transaction has not committed holds the answer back.
-        """
-        given = sorted(self._given)
         held = self.committed(given)
         fresh = self.beginnings([tp for tp in given if held[tp] is None])
-        for tp in given:
-            self.seek(tp, at.offset if (at := held[tp]) else fresh[tp])
-            self._given.remove(tp)
-            self._assigned.add(tp)
-            self._owned.add(tp)
+        starts = {tp: at.offset if (at := held[tp]) else fresh[tp] for tp in given}
+        self._assign(starts)
+        self._assigned |= set(given)
+        self._owned |= set(given)
 
     def _assign(self, starts: Mapping[TopicPartition, int]) -> None:
         for tp in starts:
@@ -155,10 +138,9 @@ class ConfluentConsumer:
 
     def _took(self, _: Any, partitions: Any) -> None:
         gone = {TopicPartition(tp.topic, tp.partition) for tp in partitions}
-        self._revoked |= gone - self._assigned - self._given
+        self._revoked |= gone - self._assigned
         self._assigned -= gone
         self._owned -= gone
-        self._given -= gone
         for tp in gone:
             self._next.pop(tp, None)
             self._queues.shut(tp)
@@ -177,8 +159,6 @@ class ConfluentConsumer:
         # What the client says of no partition, and the rebalances, for which it calls us.
         while (message := self._client.poll(0)) is not None:
             self._general(message.error())
-        if self._given:
-            self._begin()
         found = list(self._queues.take(max_records))
         if not found:
             self._queues.wait(timeout_seconds)

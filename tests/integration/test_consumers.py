@@ -7,17 +7,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer as NativeConsumer
 from confluent_kafka import Producer
 from confluent_kafka import TopicPartition as NativePartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from kafka.admin import KafkaAdminClient, MemberToRemove
 
-from headwater.errors import FencedError, HeadwaterError, StoreUnavailableError
+from headwater.errors import FencedError, HeadwaterError
 from headwater.local import LocalKafka
 from ingest.clients import open_consumer
 from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
@@ -288,29 +286,6 @@ def test_a_commit_is_read_back_with_its_metadata_and_gone_on_from(group: Group) 
     consumer.close()
     heir = group.member()
     assert values(taken(heir, 6)) == [b"%d" % i for i in range(4, 10)]
-
-
-def test_a_partition_whose_offset_is_undecided_is_begun_when_it_is_known(
-    group: Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker that was killed in a transaction leaves it so, for longer than anybody waits."""
-    group.make()
-    group.send(*[b"%d" % i for i in range(5)])
-    undecided = group.transaction()
-    outsider = NativeConsumer({"bootstrap.servers": group.servers, "group.id": group.name})
-    undecided.send_offsets_to_transaction(
-        [NativePartition(group.topic, 0, 2)], outsider.consumer_group_metadata(), DEADLINE_SECONDS
-    )
-    consumer = group.member()
-    monkeypatch.setattr("ingest.clients.confluent.TIMEOUT_SECONDS", 1.0)
-    refused = time.monotonic() + 4
-    while time.monotonic() < refused:
-        with suppress(StoreUnavailableError):
-            assert consumer.poll(0.1, 10) == []
-    undecided.commit_transaction()
-    assert values(taken(consumer, 3)) == [b"2", b"3", b"4"]
-    assert consumer.moved().assigned == {group.partition()}
-    outsider.close()
 
 
 def test_ends_beginnings_and_partitions_are_told(group: Group) -> None:
