@@ -36,39 +36,47 @@ def count_times(numbers, read_place, place, read_seconds, seconds):
 
 @njit(cache=True, error_model="numpy")
 def count_singles(
-    numbers, places, entities, views, nulls, error, now_us, begun, read_at, ended_at, event_us,
-    status, sizes,
+    numbers, note, place, use, error, now_us, begun, n, read_at, ended_at, event_us, status, nulls,
+    sizes,
 ):  # fmt: skip
-    """Add requests for one entity each, answered together, to a block of numbers.
+    """Add n requests for one entity each, answered together, to a block of numbers.
 
-    places: of the histograms of the store's times and of the requests', and of the count of such
-    requests. entities: places that grow by one a request. views [views, 3]: the place of the
-    histogram of ages, the first row in `status`, whether it has packed rows. nulls [features]: the
-    place of each one's codes; `error` stands for a row that is held and was not read. begun
-    [2, n]: when each request came, and when the store was asked, seconds. event_us [views, n];
-    status [features, n], none where all are PRESENT; sizes [views, n] of what the store held.
+    note: the place of the histogram of the store's times, that of the count of such requests; how
+    many places grow by one a request, how many views there are; these places; of each view the
+    place of the histogram of ages, its first row in `status`, whether it has packed rows; of each
+    feature the place of its codes. place: of the histogram of the requests' times. use: of a
+    caller's requests, entities and last time, or less than 0. `error` stands for a row that is held
+    and was not read. begun: when each request came and when the store was asked, seconds. event_us
+    [views, n]; status [features, n], of which `nulls` are not PRESENT; sizes [views * n] of what
+    the store held.
     """
-    n = begun.shape[1]
     for i in range(n):
-        _observe(numbers, places[0], _SECONDS, read_at - begun[1, i])
-        _observe(numbers, places[1], _SECONDS, ended_at - begun[0, i])
-    numbers[places[2]] += n
-    for place in entities:
-        numbers[place] += n
-    for v in range(views.shape[0]):
+        _observe(numbers, note[0], _SECONDS, read_at - begun[2 * i + 1])
+        _observe(numbers, place, _SECONDS, ended_at - begun[2 * i])
+    numbers[note[1]] += n
+    if use >= 0:
+        numbers[use] += n
+        numbers[use + 1] += n
+        numbers[use + 2] = now_us // 1_000_000
+    n_views, views = note[3], 4 + note[2]
+    for at in range(4, views):
+        numbers[note[at]] += n
+    for v in range(n_views):
         for i in range(n):
             if event_us[v, i]:
                 age = max(now_us - event_us[v, i], 0) / 1e6
-                _observe(numbers, views[v, 0], _AGES, age)
-    if not status.shape[0]:
+                _observe(numbers, note[views + 3 * v], _AGES, age)
+    if not nulls:
         return
-    for v in range(views.shape[0]):
-        last = views[v + 1, 1] if v + 1 < views.shape[0] else status.shape[0]
+    codes = views + 3 * n_views
+    for v in range(n_views):
+        view = views + 3 * v
+        last = note[view + 4] if v + 1 < n_views else status.shape[0]
         for i in range(n):
-            unread = views[v, 2] and sizes[v, i] and not event_us[v, i]
-            for f in range(views[v, 1], last):
+            unread = note[view + 2] and sizes[v * n + i] and not event_us[v, i]
+            for f in range(note[view + 1], last):
                 if status[f, i]:
-                    numbers[nulls[f] + (error if unread else status[f, i])] += 1
+                    numbers[note[codes + f] + (error if unread else status[f, i])] += 1
 
 
 def warm() -> None:
@@ -76,6 +84,6 @@ def warm() -> None:
     numbers, none = np.zeros(64, np.int64), np.zeros((1, 1), np.int64)
     count_times(numbers, 0, 16, 0.0, 0.0)
     count_singles(
-        numbers, np.zeros(3, np.int64), none[0], np.zeros((1, 3), np.int64), none[0], 0, 0,
-        np.zeros((2, 1)), 0.0, 0.0, none, np.zeros((1, 1), np.uint8), none,
+        numbers, np.zeros(9, np.int64), 0, -1, 0, 0, np.zeros(2), 1, 0.0, 0.0, none,
+        np.zeros((1, 1), np.uint8), 0, none[0],
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,8 @@ _CLASSES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
 _TOGETHER = "together"
 #: Requests for one entity whose values were all PRESENT.
 _SINGLE = "single"
+#: Requests that are counted together without memory of their own.
+_TOGETHER_MOST = 256
 #: Sets of features of a view that have a number of their own.
 _SETS = 256
 
@@ -178,15 +181,22 @@ class Tally:
         self._views = views = [_ViewTally(metrics, *read) for read in reads]
         self._numbers, self._entities = metrics.slots.array, metrics.entities
         self._read_at = metrics.read_seconds.at
-        #: As `counting.count_singles` takes them.
-        self._places = np.array([self._read_at, 0, metrics.slots.place(_SINGLE, (), 1)], np.int64)
-        self._asked = np.array([place for view in views for place in view.entities], np.int64)
         rows = np.cumsum([0, *(len(features) for _, features, _ in reads)]).tolist()
-        self._table = np.array(
-            [(v.ages.at, row, read[2]) for v, row, read in zip(views, rows, reads, strict=False)],
+        entities = [place for view in views for place in view.entities]
+        of_views = [
+            number
+            for view, row, read in zip(views, rows, reads, strict=False)
+            for number in (view.ages.at, row, read[2])
+        ]
+        nulls = [place for view in views for place in view.nulls.tolist()]
+        single = metrics.slots.place(_SINGLE, (), 1)
+        #: As `counting.count_singles` takes it.
+        self._note = np.array(
+            [self._read_at, single, len(entities), len(views), *entities, *of_views, *nulls],
             np.int64,
-        ).reshape(-1, 3)
-        self._nulls = np.concatenate([np.zeros(0, np.int64), *(view.nulls for view in views)])
+        )
+        self._begun = np.empty(2 * _TOGETHER_MOST, np.float64)
+        self._begun_at: Any = self._begun.data  # quicker to write to than the array
 
     def count(
         self, found: Sequence[tuple[Times, UInt8 | None]], n: int, now_us: int,
@@ -203,20 +213,25 @@ class Tally:
         counting.count_times(self._numbers, self._read_at, to.at, read_seconds, seconds)
 
     def singles(
-        self, to: Spread, found: Words, sizes: Int64, now_us: int, begun: NDArray[np.float64],
-        read_at: float, ended_at: float,
+        self, to: Spread, use: int, found: Words, sizes: Int64, now_us: int,
+        begun: Sequence[tuple[float, float]], read_at: float, ended_at: float,
     ) -> None:  # fmt: skip
         """Requests for one entity each, answered together.
 
-        sizes: of what was held, view by view. begun [2, n]: when each came, and when the store was
-        asked, which had answered by `read_at`; by the clock of `time.perf_counter`.
+        use: where their caller's are counted, or -1. sizes: of what was held, view by view. begun:
+        when each came, and when the store was asked, which had answered by `read_at`; by the clock
+        of `time.perf_counter`.
         """
-        self._places[1] = to.at
+        n, times = len(begun), self._begun
+        if n > _TOGETHER_MOST:
+            times = np.array(begun).reshape(-1)
+        else:
+            into, at = self._begun_at, 0
+            for into[at], into[at + 1] in begun:
+                at += 2
         counting.count_singles(
-            self._numbers, self._places, self._asked, self._table, self._nulls, ERROR, now_us,
-            begun, read_at, ended_at, found.event_us,
-            found.status if found.nulls[0] else found.status[:0],
-            sizes.reshape(found.event_us.shape),
+            self._numbers, self._note, to.at, use, ERROR, now_us, times, n, read_at, ended_at,
+            found.event_us, found.status, found.nulls[0], sizes,
         )  # fmt: skip
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import orjson
 
 from headwater.codec import entity_texts
@@ -96,11 +95,14 @@ class Prepared:
 
     def count(self, caller: str, requests: int, entities: int) -> None:
         """Take note of requests, for so many entities together."""
+        self._use(caller).count(requests, entities)
+
+    def _use(self, caller: str) -> Use:
         use = self._uses.get(caller)
         if use is None:
             features = _features(self.plan)
             use = self._uses[caller] = self._metrics.uses.of(caller, self._service, features)
-        use.count(requests, entities)
+        return use
 
     def commands(self, entities: Mapping[str, Sequence[Any]], n: int) -> list[bytes]:
         """The MGETs, as Redis reads them, of the first read's keys, then of the next one's."""
@@ -186,12 +188,14 @@ class Prepared:
         if self._enforced and self._any_older(turn.words, now_us):
             return None
         bodies = self._single.write([one.head for one in asked], turn.words)
-        callers = [one.caller for one in asked]
-        for caller in set(callers):
-            requests = callers.count(caller)
-            self.count(caller, requests, requests)
-        begun = np.array([one.begun for one in asked]).T
-        self.tally.singles(to, turn.words, turn.sizes, now_us, begun, read_at, time.perf_counter())
+        caller = asked[0].caller
+        use = self._use(caller).at
+        if len(asked) > 1 and any(one.caller != caller for one in asked):
+            use = -1
+            for one in asked:
+                self.count(one.caller, 1, 1)
+        begun, ended_at = [one.begun for one in asked], time.perf_counter()
+        self.tally.singles(to, use, turn.words, turn.sizes, now_us, begun, read_at, ended_at)
         if self._recorder is not None:
             wanted = self._recorder.sample(len(asked))
             if wanted:

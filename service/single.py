@@ -56,7 +56,9 @@ class Turn(NamedTuple):
     @property
     def sizes(self) -> Int64:
         """Of what Redis held, read by read, 0 for nothing."""
-        return np.concatenate([np.atleast_1d(each.sizes) for each in self.joined])
+        if len(self.joined) == 1:
+            return self.joined[0].sizes  # type: ignore[return-value]
+        return np.concatenate([each.sizes for each in self.joined])
 
 
 class SingleEntities:

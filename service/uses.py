@@ -25,13 +25,15 @@ _NUMBERS = 5
 class Use:
     """One caller's requests for one set of features."""
 
-    __slots__ = ("_at", "_whole")
+    __slots__ = ("_whole", "at")
 
     def __init__(self, slots: Slots, at: int) -> None:
-        self._whole, self._at = slots.whole, at
+        self._whole = slots.whole
+        #: Where its numbers begin: requests, entities, time of the last.
+        self.at = at
 
     def count(self, requests: int, entities: int) -> None:
-        whole, at = self._whole, self._at
+        whole, at = self._whole, self.at
         whole[at] += requests
         whole[at + 1] += entities
         whole[at + 2] = int(time.time())

@@ -30,7 +30,7 @@ from service.budgets import Clocks, PastObjectiveError
 from service.feature_log import FeatureLogs
 from service.line import AT_ONCE, TURN_SECONDS, Line
 from service.log_records import LogRecords
-from service.metrics import Metrics
+from service.metrics import Metrics, Spread
 from service.prepared import One, Prepared
 from service.replies import Reply, failed, refused
 from service.requests import Planner
@@ -120,8 +120,9 @@ class Vectors:
         )
         #: Requests for one entity that have Redis's values.
         self._turn: defaultdict[Prepared, list[One]] = defaultdict(list)
-        #: When Redis answered the first of them.
+        #: When Redis answered the first of them, and where the time of all is counted.
         self._turn_at = 0.0
+        self._answered: Spread | None = None
         #: What views are held to; whoever looks at Redis sets it.
         self.clocks = Clocks()
 
@@ -291,7 +292,9 @@ class Vectors:
     def _answer_turn(self) -> None:
         """Answer the requests for one entity that Redis answered in this turn of the loop."""
         turn, self._turn = self._turn, defaultdict(list)
-        to = self._metrics.answered(JSON.route, JSON.method, 200)
+        to = self._answered
+        if to is None:
+            to = self._answered = self._metrics.answered(JSON.route, JSON.method, 200)
         for prepared, asked in turn.items():
             bodies = None
             try:

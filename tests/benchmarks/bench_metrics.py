@@ -1,13 +1,17 @@
 """What metrics cost: request rates and the service's CPU time, with all of them and with none.
 
-Two services on one Redis, one as it is and scraped in the middle of each run, one that counts and
-watches nothing (`serving/uncounted.py`), loaded in turns. Needs `wrk`. Writes `bench/metrics.json`
-and `metrics.md`; exit code 1 where the rate falls by more than `BOUND`.
+One service that counts and watches everything, or nothing, in turns of a fifth of a second while it
+is loaded (`serving/switched.py`). A scrape is timed by itself, and costs its share of
+`SCRAPE_SECONDS`. Needs `wrk`. Writes `bench/metrics.json` and `metrics.md`; exit code 1 where the
+rate falls by more than `BOUND`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -16,38 +20,33 @@ import time
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from headwater.local import LocalRedis
 from headwater.online.columns import warm
-from tests.benchmarks.measure import RESULTS, environment, tree_cpu
+from tests.benchmarks.measure import RESULTS, environment
 from tests.benchmarks.serving import load, servers
 from tests.benchmarks.serving.report import SHAPES
 
 #: The part of the request rate that metrics may cost.
 BOUND = 0.05
-
-
-class Round(NamedTuple):
-    """Requests a second; the service's CPU time for each, microseconds."""
-
-    rate: float
-    cpu_us: float
+#: Prometheus asks so often by default, and so does `headwater monitoring`'s configuration.
+SCRAPE_SECONDS = 15.0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entities", type=int, default=10_000)
     parser.add_argument("--events", type=int, default=30, help="events an entity in the windows")
-    parser.add_argument("--seconds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="a request, such as 'rows 1x30'")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.seconds, arguments.rounds = 2, 3
+        arguments.seconds, arguments.rounds = 4, 1
     warm()
     server = LocalRedis()
     server.start()
@@ -68,55 +67,54 @@ def measure(stack: ExitStack, folder: Path, url: str, arguments: Any) -> dict[st
     repo = servers.make_repo(folder / "ours", "headwater.online.RedisOnlineStore", url)
     servers.fill_rows(repo, url, arguments.entities)
     windows = servers.fill_windows(repo, url, arguments.entities, arguments.events)
-    without = str(Path(__file__).with_name("serving") / "uncounted.py")
-    running = {
-        "on": stack.enter_context(servers.headwater(repo, url)),
-        "off": stack.enter_context(servers.headwater(repo, url, (without,))),
-    }
+    program = str(Path(__file__).with_name("serving") / "switched.py")
+    took, program = folder / "took.json", Path(__file__).with_name("serving") / "switched.py"
+    running = stack.enter_context(
+        servers.headwater(repo, url, (str(program),), SWITCHED_INTO=str(took))
+    )
     found: dict[str, Any] = {
         "at": servers.stamp(), "environment": environment("uvicorn"), **vars(arguments),
-        "shapes": {},
+        "scrape_ms": _scrape_ms(running), "shapes": {},
     }  # fmt: skip
+    scrapes = found["scrape_ms"] / 1000 / SCRAPE_SECONDS
     for name, features in (("rows", servers.ROW_FEATURES), ("windows", windows)):
         for shape, n, connections in SHAPES:
             if arguments.only not in {"", f"{name} {shape}"}:
                 continue
-            rounds: dict[str, list[Round]] = {mode: [] for mode in running}
-
-            def one(
-                mode: str, features: list[str] = features, n: int = n, c: int = connections
-            ) -> Round:
-                return _round(running[mode], mode == "on", features, n, c, arguments)
-
-            for mode in running:
-                one(mode)  # warm
-            # In turns, each first as often as the other, since the machine's speed drifts.
-            for i in range(arguments.rounds):
-                for mode in sorted(running, reverse=bool(i % 2)):
-                    rounds[mode].append(one(mode))
-            pairs = list(zip(rounds["on"], rounds["off"], strict=True))
+            rounds = []
+            for _ in range(arguments.rounds):
+                took.unlink(missing_ok=True)
+                asked = (running.url, features, n, arguments.entities, connections)
+                # Both ways are measured within the load alone, not while it comes up or ends.
+                loaded = threading.Thread(target=load.run, args=(*asked, arguments.seconds + 2))
+                loaded.start()
+                time.sleep(1)
+                os.kill(running.pid, signal.SIGUSR1)
+                time.sleep(arguments.seconds)
+                os.kill(running.pid, signal.SIGUSR2)
+                loaded.join()
+                for _ in range(100):
+                    if took.exists():
+                        break
+                    time.sleep(0.05)
+                one = json.loads(took.read_text())
+                rounds.append({way: _per_request(one[way]) for way in ("on", "off")})
+            ratios = [(r["on"], r["off"]) for r in rounds]
             found["shapes"][f"{name} {shape}"] = {
-                **{mode: [r._asdict() for r in some] for mode, some in rounds.items()},
-                "cost": 1 - statistics.median(on.rate / off.rate for on, off in pairs),
-                "cpu_cost": statistics.median(on.cpu_us / off.cpu_us for on, off in pairs) - 1,
-            }
-    found["scrape_ms"] = _scrape_ms(running["on"])
+                "rounds": rounds,
+                "cost": 1 - statistics.median(a["rate"] / b["rate"] for a, b in ratios) + scrapes,
+                "cpu_cost": statistics.median(a["cpu_us"] / b["cpu_us"] for a, b in ratios) - 1
+                + scrapes,
+            }  # fmt: skip
     return found
 
 
-def _round(
-    running: servers.Running, scraped: bool, features: list[str], n: int, connections: int,
-    arguments: Any,
-) -> Round:  # fmt: skip
-    scrape = threading.Timer(arguments.seconds / 2, _scrape, (running,))
-    if scraped:
-        scrape.start()
-    before = tree_cpu(running.pid)
-    done = load.run(running.url, features, n, arguments.entities, connections, arguments.seconds)
-    used = tree_cpu(running.pid) - before
-    if scraped:
-        scrape.join()
-    return Round(done.rate, used / (done.rate * arguments.seconds) * 1e6)
+def _per_request(took: dict[str, Any]) -> dict[str, float]:
+    """Requests a second; the service's CPU time for each, microseconds."""
+    return {
+        "rate": took["requests"] / took["seconds"],
+        "cpu_us": took["cpu_seconds"] / took["requests"] * 1e6,
+    }
 
 
 def _scrape(running: servers.Running) -> None:
@@ -139,14 +137,14 @@ def _scrape_ms(running: servers.Running) -> float:
 def markdown(found: dict[str, Any]) -> str:
     lines = [
         f"{found['environment']}, load generator and Redis included; {found['at']}; medians of "
-        f"{found['rounds']} rounds of {found['seconds']} s, each with one scrape; a scrape takes "
+        f"{found['rounds']} rounds of {found['seconds']} s in turns of 0.2 s; a scrape takes "
         f"{found['scrape_ms']:.1f} ms.", "",
         "| request | requests/s, all metrics | none | cost | CPU us a request, all | none | cost |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for shape, f in found["shapes"].items():
         rate, cpu = (
-            [statistics.median(r[key] for r in f[mode]) for mode in ("on", "off")]
+            [statistics.median(r[mode][key] for r in f["rounds"]) for mode in ("on", "off")]
             for key in ("rate", "cpu_us")
         )
         lines.append(
