@@ -69,12 +69,14 @@ def test_what_verify_finds_is_scraped() -> None:
 
 def test_published_and_probed_ports_are_those_that_our_settings_default_to() -> None:
     defaults = Settings()
-    assert SERVICES["service"]["ports"] == [f"127.0.0.1:{defaults.port}:{defaults.port}"]
+    ports = [f"127.0.0.1:{port}:{port}" for port in (defaults.port, defaults.browser_port)]
+    assert SERVICES["service"]["ports"] == ports
     assert f":{defaults.port}/ready" in SERVICES["service"]["healthcheck"]["test"][-1]
     assert f":{defaults.metrics_port}/metrics" in SERVICES["ingest"]["healthcheck"]["test"][-1]
     exposed = re.search(r"^EXPOSE (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert exposed
-    assert exposed[1].split() == [str(defaults.port), str(defaults.metrics_port)]
+    ports = [defaults.port, defaults.browser_port, defaults.metrics_port]
+    assert exposed[1].split() == [str(port) for port in ports]
 
 
 def test_what_a_service_waits_for_is_there_and_can_come_true() -> None:
