@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -80,7 +81,13 @@ class Shop:
             assert running.features(SERVICE, asked).status == 200
         log = FeatureLog(str(self.log / SERVICE))
         until(lambda: log.exists() and sum(p.table.num_rows for p in log.read()) >= 300)
-        self.programs.headwater("drift", "--record", "--json")
+
+        def sketched() -> bool:
+            """Files count once they are a few seconds old."""
+            made = json.loads(self.programs.headwater("drift", "--record", "--json"))["sketched"]
+            return bool(made.get(f"served:{SERVICE}", 0) >= 300)
+
+        until(sketched, 60)
 
 
 @pytest.fixture(scope="module")

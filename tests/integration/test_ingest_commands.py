@@ -144,7 +144,7 @@ def test_where_events_are_is_known_of_a_worker_that_stopped_and_of_one_that_just
     catalog = catalog_cache.load(programs.repo)
     progress = Progress(redis_client, catalog.project)
     worker = programs.ingest()
-    until(lambda: sum(one["running"] for one in partitions(programs)) == 4, "no status")
+    until(lambda: sum(one["running"] for one in partitions(programs)) == 4, failure="no status")
     at = time.time_ns() // 1000
     offset = send(event(3, at))
     assert receipts.wait(catalog, progress, TOPIC, 0, offset, 30)
@@ -152,7 +152,7 @@ def test_where_events_are_is_known_of_a_worker_that_stopped_and_of_one_that_just
     (view,) = json.loads(programs.run("status", "--json").stdout)["views"]
     assert view["source_us"] == view["online_us"] == at
     worker = programs.ingest()
-    until(lambda: sum(one["running"] for one in partitions(programs)) == 4, "no status")
+    until(lambda: sum(one["running"] for one in partitions(programs)) == 4, failure="no status")
     began = next(one for one in partitions(programs) if one["partition"] == 0)
     stop(worker)
     assert began["applied"] == 0
