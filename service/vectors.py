@@ -187,15 +187,9 @@ class Vectors:
 
     def refuse(self, form: Form, respond: Respond, start: float) -> None:
         """Answer `BUSY`, now or soon; start: when the request came, by perf_counter."""
-
-        def say() -> None:
-            count = self._metrics.answered(form.route, form.method, BUSY.status)
-            count.observe(time.perf_counter() - start)
-            respond(BUSY)
-
         if not self.line.refused:
             asyncio.get_running_loop().call_soon(self._refuse_waiting)
-        self.line.refuse(say)
+        self.line.refuse(partial(self._end, form, start, respond, BUSY))
 
     def _refuse_waiting(self) -> None:
         if self.line.next_turn():

@@ -153,11 +153,7 @@ class Provenance:
                 for part, n in zip(parts, counts, strict=True)
             ]
         )  # fmt: skip
-        numbers = np.zeros((4, len(sizes)), np.int64)
-        state = np.zeros(len(sizes), np.uint8)
-        prints = np.full(len(sizes), self._fingerprint)
-        kernels.row_origins(data, sizes, prints, numbers, state)
-        return sizes, numbers, state
+        return sizes, *_row_origins(data, sizes, np.full(len(sizes), self._fingerprint))
 
     def _windows(self, sections: Sections) -> pa.Array:
         at, source, offset = sections
@@ -184,6 +180,15 @@ class Provenance:
         )  # fmt: skip
 
 
+def _row_origins(
+    data: NDArray[np.uint8], sizes: Int64, prints: Int64
+) -> tuple[Int64, NDArray[np.uint8]]:
+    """Numbers [4, n] and state [n] of rows one behind the other, as `kernels.row_origins`."""
+    numbers, state = np.zeros((4, len(sizes)), np.int64), np.zeros(len(sizes), np.uint8)
+    kernels.row_origins(data, sizes, prints, numbers, state)
+    return numbers, state
+
+
 def row_columns(
     views: Sequence[Provenance], parts: Sequence[Origins], counts: Int64
 ) -> list[pa.Array]:
@@ -196,8 +201,7 @@ def row_columns(
     sizes = np.frombuffer(b"".join([part.sizes for part in parts]), np.int64)  # type: ignore[misc]
     of = np.repeat(np.tile(np.arange(len(views)), len(parts)), np.repeat(counts, len(views)))
     prints = np.array([view._fingerprint for view in views])[of]
-    numbers, state = np.zeros((4, len(sizes)), np.int64), np.zeros(len(sizes), np.uint8)
-    kernels.row_origins(data, sizes, prints, numbers, state)
+    numbers, state = _row_origins(data, sizes, prints)
     own = [np.flatnonzero(of == i) for i in range(len(views))]
     return [
         view._rows(sizes[at], numbers[:, at], state[at])

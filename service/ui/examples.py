@@ -16,7 +16,8 @@ from service.ui import snippets
 
 #: An entity is shown for so long before another is looked for.
 _LASTS_SECONDS = 60.0
-_NUMBERS = {"INT32": int, "INT64": int, "FLOAT": float, "DOUBLE": float}
+#: How keys that are numbers in JSON come from their texts.
+NUMBERS = {"INT32": int, "INT64": int, "FLOAT": float, "DOUBLE": float, "UNIX_TIMESTAMP": int}
 
 
 class Examples:
@@ -57,12 +58,10 @@ class Examples:
 
 def _value(kind: str, text: bytes) -> Any:
     """A key's text as a request in JSON would have it."""
-    if kind in _NUMBERS:
-        return _NUMBERS[kind](text)
+    if kind in NUMBERS:
+        return NUMBERS[kind](text)
     if kind == "BOOL":
         return text == b"1"
     if kind == "BYTES":
         return base64.b64encode(text).decode()
-    if kind == "UNIX_TIMESTAMP":
-        return int(text)
     return text.decode("utf-8", "replace")

@@ -26,10 +26,9 @@ from service.found import Found
 from service.prepared import Prepared
 from service.requests import ViewRead
 from service.ui import drawings, snippets, texts
-from service.ui.examples import Examples
+from service.ui.examples import NUMBERS, Examples
 from service.ui.pages import Entry, Pages
 
-_NUMBERS = {"INT32": int, "INT64": int, "FLOAT": float, "DOUBLE": float, "UNIX_TIMESTAMP": int}
 _STATES = {"PRESENT": "good", "NULL_VALUE": "none", "NOT_FOUND": "warn", "OUTSIDE_MAX_AGE": "bad"}
 #: Events of a view that are shown.
 _EVENTS = 20
@@ -147,8 +146,8 @@ def _text(value: Any) -> str:
 
 def _value(kind: str, text: str) -> Any:
     """A form's text as the value that a request in JSON would have. Raises ValueError."""
-    if kind in _NUMBERS:
-        return _NUMBERS[kind](text.strip())
+    if kind in NUMBERS:
+        return NUMBERS[kind](text.strip())
     if kind == "BOOL":
         if text.strip().lower() not in {"true", "false"}:
             raise ValueError(text)

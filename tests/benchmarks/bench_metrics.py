@@ -29,6 +29,7 @@ from headwater.online.columns import warm
 from tests.benchmarks.measure import RESULTS, environment
 from tests.benchmarks.serving import load, servers
 from tests.benchmarks.serving.report import SHAPES
+from tests.waiting import until
 
 #: The part of the request rate that metrics may cost.
 BOUND = 0.05
@@ -93,10 +94,7 @@ def measure(stack: ExitStack, folder: Path, url: str, arguments: Any) -> dict[st
                 time.sleep(arguments.seconds)
                 os.kill(running.pid, signal.SIGUSR2)
                 loaded.join()
-                for _ in range(100):
-                    if took.exists():
-                        break
-                    time.sleep(0.05)
+                until(took.exists)
                 one = json.loads(took.read_text())
                 rounds.append({way: _per_request(one[way]) for way in ("on", "off")})
             ratios = [(r["on"], r["off"]) for r in rounds]

@@ -357,10 +357,9 @@ def test_what_a_zombie_writes_late_replaces_nothing_newer(store: LocalRedis) -> 
     engine.teardown()
 
 
-def test_a_checkpoint_commits_nothing_of_a_partition_that_was_revoked_meanwhile(
-    store: LocalRedis,
-) -> None:
-    """The broker would take it: an older offset than the new owner's, and dead letters again."""
+def _at_its_writes(store: LocalRedis) -> tuple[Engine, ModelWorker]:
+    """A worker that took in an event and a dead letter of each partition: its checkpoint has begun,
+    and waits for its writes."""
     Engine.url = store.url
     engine = Engine()
     engine.join(True)
@@ -369,7 +368,15 @@ def test_a_checkpoint_commits_nothing_of_a_partition_that_was_revoked_meanwhile(
         engine.produce(part, [event, b"{"])
     (first,) = engine.workers
     first.turn(0)
-    first.turn(50)  # read, and a checkpoint begun that waits for its writes
+    first.turn(50)
+    return engine, first
+
+
+def test_a_checkpoint_commits_nothing_of_a_partition_that_was_revoked_meanwhile(
+    store: LocalRedis,
+) -> None:
+    """The broker would take it: an older offset than the new owner's, and dead letters again."""
+    engine, first = _at_its_writes(store)
     engine.join(False)
     _cycles(engine.workers[1], 4)
     first.work("redis")
@@ -384,15 +391,7 @@ def test_one_that_is_stopped_after_a_refused_commit_passes_no_dead_letter_by(
     store: LocalRedis,
 ) -> None:
     """It keeps its partitions, so the group would take its next commit, without their letters."""
-    Engine.url = store.url
-    engine = Engine()
-    engine.join(True)
-    event = {"user_id": 0, "at": -MINUTE, "x": 1.0, "s": "a"}
-    for part in PARTS:
-        engine.produce(part, [event, b"{"])
-    (first,) = engine.workers
-    first.turn(0)
-    first.turn(50)  # read, and a checkpoint begun that waits for its writes
+    engine, first = _at_its_writes(store)
     first.work("redis")
     first.work("log")
     engine.workers.remove(first)
