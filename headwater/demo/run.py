@@ -247,7 +247,9 @@ class _Demo:
         for name, found in zip(names, answer["results"], strict=True):
             value, at = found["values"][0], found["event_timestamps"][0]
             shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-            table.add_row(name, shown, found["statuses"][0], at[:19].replace("T", " "))
+            # Feast's answer says 1970 for what has no event time, such as the keys themselves.
+            when = "-" if at.startswith("1970-01-01T00:00:00") else at[:19].replace("T", " ")
+            table.add_row(name, shown, found["statuses"][0], when)
         console.print(table)
 
     def _show_training_set(self, data: Path) -> None:
