@@ -186,8 +186,8 @@ class Observed:
             last.add_metric([], self.verified_at)
         due = GaugeMetricFamily(
             PREFIX + "verify_due_timestamp_seconds",
-            "When there must be a new run of `headwater verify --every`: three pauses after the "
-            "last one that ended well, or after the first began",
+            "When there must be a new run of `headwater verify --every`: three times the "
+            "last one that ended well and the pause after it",
         )  # fmt: skip
         if self.verify_due is not None:
             due.add_metric([], self.verify_due)

@@ -8,16 +8,19 @@ from typing import Any
 
 
 def until(
-    condition: Callable[[], Any], seconds: float = 30, failure: str = "it never came true",
+    condition: Callable[[], Any], seconds: float = 30,
+    failure: str | Callable[[], object] = "it never came true",
     meanwhile: Callable[[], object] = lambda: None,
 ) -> float:  # fmt: skip
     """Wait for a condition; the seconds that it took. Fails the test when it never comes true.
 
+    failure: what is said then, or what gives it once the time is over.
     meanwhile: what is looked at between two tries, such as that a worker still lives.
     """
     start = time.monotonic()
     while not condition():
-        assert time.monotonic() - start < seconds, failure
+        if time.monotonic() - start > seconds:
+            raise AssertionError(failure if isinstance(failure, str) else failure())
         meanwhile()
         time.sleep(0.01)
     return time.monotonic() - start

@@ -309,7 +309,7 @@ class Watched:
 
     def _watch(self) -> None:
         ports = free_ports(4)
-        self.prometheus, alertmanager, self.victoria, vmalert = (
+        self.prometheus, self.alertmanager, self.victoria, vmalert = (
             f"127.0.0.1:{port}" for port in ports
         )
         out = self.folder / "monitoring"
@@ -320,7 +320,7 @@ class Watched:
         self.programs.headwater(
             "monitoring", "--out", str(out), "--interval", "1",
             "--service", self.programs.url.removeprefix("http://"), *workers,
-            "--alertmanager", alertmanager,
+            "--alertmanager", self.alertmanager,
             "--page", f"webhook:{self.notices.url}/page", "--page", "email:oncall@example.org",
             "--ticket", f"webhook:{self.notices.url}/ticket",
         )  # fmt: skip
@@ -335,7 +335,7 @@ class Watched:
             _start("prometheus", f"--config.file={out}/prometheus.yml",
                    f"--storage.tsdb.path={data}/p", f"--web.listen-address={self.prometheus}"),
             _start("prometheus-alertmanager", f"--config.file={out}/webhooks.yml",
-                   f"--storage.path={data}/a", f"--web.listen-address={alertmanager}",
+                   f"--storage.path={data}/a", f"--web.listen-address={self.alertmanager}",
                    "--cluster.listen-address="),
             _start("victoria-metrics", f"-storageDataPath={data}/v", "-memory.allowedPercent=10",
                    f"-httpListenAddr={self.victoria}", f"-promscrape.config={out}/vmagent.yml",
@@ -376,6 +376,19 @@ class Watched:
 
     def resolved(self, *names: str) -> None:
         until(lambda: not set(names) & self.notices.firing(), 90)
+
+    def settled(self) -> None:
+        """No alert is active any more.
+
+        Alertmanager is asked, for it tells nobody of the end of what another alert hides.
+        """
+        until(lambda: not self.active(), 240, lambda: f"still active: {self.active()}")
+
+    def active(self) -> list[dict[str, str]]:
+        """The labels of each alert that Alertmanager holds."""
+        url = f"http://{self.alertmanager}/api/v2/alerts"
+        with urllib.request.urlopen(url, timeout=30) as told:
+            return [alert["labels"] for alert in json.load(told)]
 
     def _fires(self, name: str) -> bool:
         expr = f'ALERTS{{alertname="{name}",alertstate="firing"}}'

@@ -85,6 +85,7 @@ class Verifier:
         since_us: int | None = None
         while True:
             try:
+                began = time.monotonic()
                 until_us = self._in_files(round((time.time() - behind) * 1e6))
                 if since_us is None:
                     verified.promise(self._redis(), self._project, self._scope, every_seconds)
@@ -93,9 +94,9 @@ class Verifier:
                 if since_us <= until_us:
                     run = self.run(since_us, until_us)
                     self.note(run)
-                    verified.reach(
-                        self._redis(), self._project, self._scope, until_us, every_seconds
-                    )
+                    # One that takes longer than the pause between two is slow, and not missing.
+                    turn = every_seconds + time.monotonic() - began
+                    verified.reach(self._redis(), self._project, self._scope, until_us, turn)
                     since_us = until_us + 1
                     yield run
             except HeadwaterError as error:

@@ -73,13 +73,16 @@ def reached(client: Client, project: str, scope: str) -> int | None:
     return None if found is None else int(found)
 
 
-def reach(client: Client, project: str, scope: str, until_us: int, every_seconds: float) -> None:
-    """Take note that a scope is verified up to a time, and by when it has to be again."""
+def reach(client: Client, project: str, scope: str, until_us: int, turn_seconds: float) -> None:
+    """Take note that a scope is verified up to a time, and by when it has to be again.
+
+    turn_seconds: from the end of one run to the end of the next.
+    """
     any_client: Any = client
     with store_errors():
         pipe = any_client.pipeline(transaction=False)
         pipe.hset(f"{key(project)}-until", scope, until_us)
-        pipe.hset(_due_key(project), scope, repr(time.time() + PAUSES * every_seconds))
+        pipe.hset(_due_key(project), scope, repr(time.time() + PAUSES * turn_seconds))
         pipe.execute()
 
 

@@ -28,6 +28,8 @@ logger = logging.getLogger("headwater.ingest")
 TIMEOUT_SECONDS = 10.0
 #: A transaction that a killed worker left open holds its partitions' offsets this long.
 TRANSACTION_TIMEOUT_MS = 10_000
+#: Wait for where partitions begin, for which the others wait as well; asked again after as long.
+BEGIN_SECONDS = 1.0
 _FENCED = {
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
@@ -96,6 +98,9 @@ class ConfluentConsumer:
         self._assigned: set[TopicPartition] = set()
         self._revoked: set[TopicPartition] = set()
         self._owned: set[TopicPartition] = set()
+        #: Given by the group, and not begun yet: not owned so far.
+        self._given: set[TopicPartition] = set()
+        self._asked = -BEGIN_SECONDS
         self._next: dict[TopicPartition, int] = {}
         self._producer: Any = None
         self._closing = False
@@ -120,13 +125,30 @@ class ConfluentConsumer:
         )
 
     def _gave(self, _: Any, partitions: Any) -> None:
+        """Takes note only: the broker may be slow to say where a partition begins."""
         if self._closing:
             return
-        given = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
-        held = self.committed(given)
-        fresh = self.beginnings([tp for tp in given if held[tp] is None])
-        starts = {tp: at.offset if (at := held[tp]) else fresh[tp] for tp in given}
-        self._assign(starts)
+        # librdkafka waits for an answer, and without one begins what it gave by itself.
+        self._client.incremental_assign([])
+        self._given |= {TopicPartition(tp.topic, tp.partition) for tp in partitions}
+
+    def _begin(self) -> None:
+        """Begin what the group gave where it has been committed.
+
+        That is not decided while the transaction of a worker that was killed is open. The other
+        partitions go on meanwhile.
+        """
+        given = sorted(self._given)
+        try:
+            held = self.committed(given, BEGIN_SECONDS)
+            fresh = self.beginnings([tp for tp in given if held[tp] is None])
+        except StoreUnavailableError as error:
+            logger.warning("%s; asking again where %s begin", error, given)
+            return
+        finally:
+            self._asked = time.monotonic()
+        self._assign({tp: at.offset if (at := held[tp]) else fresh[tp] for tp in given})
+        self._given.clear()
         self._assigned |= set(given)
         self._owned |= set(given)
 
@@ -138,9 +160,11 @@ class ConfluentConsumer:
 
     def _took(self, _: Any, partitions: Any) -> None:
         gone = {TopicPartition(tp.topic, tp.partition) for tp in partitions}
-        self._revoked |= gone - self._assigned
+        self._client.incremental_unassign([_native(tp) for tp in gone - self._given])
+        self._revoked |= gone - self._assigned - self._given
         self._assigned -= gone
         self._owned -= gone
+        self._given -= gone
         for tp in gone:
             self._next.pop(tp, None)
             self._queues.shut(tp)
@@ -159,6 +183,8 @@ class ConfluentConsumer:
         # What the client says of no partition, and the rebalances, for which it calls us.
         while (message := self._client.poll(0)) is not None:
             self._general(message.error())
+        if self._given and time.monotonic() - self._asked >= BEGIN_SECONDS:
+            self._begin()
         found = list(self._queues.take(max_records))
         if not found:
             self._queues.wait(timeout_seconds)
@@ -224,12 +250,12 @@ class ConfluentConsumer:
     # -- positions -------------------------------------------------------------------------------
 
     def committed(
-        self, partitions: Sequence[TopicPartition]
+        self, partitions: Sequence[TopicPartition], timeout_seconds: float = TIMEOUT_SECONDS
     ) -> dict[TopicPartition, Committed | None]:
         if not partitions:
             return {}
         with _answering(self._servers):
-            held = self._client.committed([_native(tp) for tp in partitions], TIMEOUT_SECONDS)
+            held = self._client.committed([_native(tp) for tp in partitions], timeout_seconds)
         for tp in held:
             if tp.error is not None:
                 raise StoreUnavailableError(f"Kafka at {self._servers}: {tp.error.str()}")
@@ -307,7 +333,7 @@ class ConfluentConsumer:
             self._producer.send_offsets_to_transaction(offsets, self._member(), TIMEOUT_SECONDS)
             self._producer.commit_transaction(TIMEOUT_SECONDS)
         except Exception:
-            # The next producer ends what this one left open before it begins.
+            # It cannot be used again; what it leaves open the broker ends after its time-out.
             producer, self._producer = self._producer, None
             try:
                 producer.abort_transaction(TIMEOUT_SECONDS)

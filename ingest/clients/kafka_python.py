@@ -204,7 +204,7 @@ class KafkaPythonConsumer:
             try:
                 self._producer.commit(dead, offsets, group)
             except Exception:
-                # The next one ends what this one left open before it begins.
+                # It cannot be used again; what it leaves open the broker ends after its time-out.
                 self._producer.close(timeout=1)
                 self._producer = None
                 raise

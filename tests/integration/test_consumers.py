@@ -7,15 +7,17 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer as NativeConsumer
 from confluent_kafka import Producer
 from confluent_kafka import TopicPartition as NativePartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from kafka.admin import KafkaAdminClient, MemberToRemove
 
-from headwater.errors import FencedError, HeadwaterError
+from headwater.errors import FencedError, HeadwaterError, StoreUnavailableError
 from headwater.local import LocalKafka
 from ingest.clients import open_consumer
 from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
@@ -288,6 +290,34 @@ def test_a_commit_is_read_back_with_its_metadata_and_gone_on_from(group: Group) 
     assert values(taken(heir, 6)) == [b"%d" % i for i in range(4, 10)]
 
 
+def test_a_partition_whose_offset_is_undecided_is_begun_when_it_is_known(group: Group) -> None:
+    """A worker that was killed in a transaction leaves it so, for longer than anybody waits."""
+    group.make(partitions=2)
+    for partition in (0, 1):
+        group.send(*[b"%d" % i for i in range(5)], partition=partition)
+    undecided = group.transaction()
+    outsider = NativeConsumer({"bootstrap.servers": group.servers, "group.id": group.name})
+    undecided.send_offsets_to_transaction(
+        [NativePartition(group.topic, 0, 2)], outsider.consumer_group_metadata(), DEADLINE_SECONDS
+    )
+    consumer = group.member()
+    refused = time.monotonic() + 13
+    while time.monotonic() < refused:
+        with suppress(StoreUnavailableError):
+            assert all(records.tp != group.partition() for records in consumer.poll(0.1, 10))
+    undecided.commit_transaction()
+    both = {group.partition(0), group.partition(1)}
+
+    def begun(_: list[Records]) -> bool:
+        return consumer.assignment() == both and consumer.position(group.partition()) == 5
+
+    found = until(begun, consumer)
+    assert values([r for r in found if r.tp == group.partition()]) == [b"2", b"3", b"4"]
+    assert consumer.moved().assigned == both
+    assert consumer.jumps == {}
+    outsider.close()
+
+
 def test_ends_beginnings_and_partitions_are_told(group: Group) -> None:
     consumer = group.member()
     assert consumer.partitions(group.topic) == []
@@ -461,8 +491,9 @@ def test_one_that_knows_its_session_is_over_leaves_no_dead_letters(group: Group)
     ):
         assert time.monotonic() < deadline, "no heartbeat told of it"
         time.sleep(0.05)
-    with pytest.raises(FencedError, match="the group moved on"):
-        consumer.commit({tp: Committed(2, "")}, [DeadLetter(topic, Original(b"zombie", b"", []))])
+    for dead in ([], [DeadLetter(topic, Original(b"zombie", b"", []))]):
+        with pytest.raises(FencedError, match="the group moved on"):
+            consumer.commit({tp: Committed(2, "")}, dead)
     assert consumer.committed([tp]) == {tp: Committed(1, "")}
 
 

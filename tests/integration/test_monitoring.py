@@ -115,7 +115,7 @@ def test_a_service_that_is_down_is_one_page(watched: Watched) -> None:
 
 
 def test_then_all_is_quiet(watched: Watched) -> None:
-    until(lambda: not watched.notices.firing(), 60)
+    watched.settled()
     assert {name for status, name, severity in watched.notices.log if severity == "page"} == {
         "OnlineErrorBudgetBurn", "SourceSilent", "IngestStalled", "IngestDown", "FeatureStoreDown",
         "FeatureServiceDown",

@@ -19,7 +19,6 @@ from tests.integration.test_monitoring import (
     test_what_comes_in_is_null_late_or_of_another_schema,
     test_workers_that_hang_are_one_page,
 )
-from tests.waiting import until
 from tests.watching import CLUB, DRIVERS, GONE, TOLLS, Watched, watched
 
 __all__ = [
@@ -124,7 +123,7 @@ def test_data_that_are_not_what_they_were(watched: Watched) -> None:
 
 
 def test_every_alert_was_fired_and_then_all_is_quiet(watched: Watched) -> None:
-    until(lambda: not watched.notices.firing(), 240)
+    watched.settled()
     (group,) = yaml.safe_load((watched.out / "rules.yml").read_text())["groups"]
     severity = {rule["alert"]: rule["labels"]["severity"] for rule in group["rules"]}
     fired = {(name, level) for status, name, level in watched.notices.log if status == "firing"}
