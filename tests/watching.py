@@ -365,17 +365,23 @@ class Watched:
         before = len(self.notices.log)
 
         def told(*some: str) -> None:
-            until(lambda: set(some) <= self.notices.fired(before), 120)
+            until(
+                lambda: set(some) <= self.notices.fired(before), 120,
+                lambda: f"not told: {set(some) - self.notices.fired(before)}",
+            )  # fmt: skip
 
         yield told
         told(*names)
         for name in explains:
-            until(lambda name=name: self._fires(name), 60)
+            until(lambda name=name: self._fires(name), 60, f"{name} does not fire")
         pages = self.notices.pages(before)
-        assert pages <= {*names, *may}
+        assert pages <= {*names, *may}, f"also told: {pages - {*names, *may}}"
 
     def resolved(self, *names: str) -> None:
-        until(lambda: not set(names) & self.notices.firing(), 90)
+        until(
+            lambda: not set(names) & self.notices.firing(), 90,
+            lambda: f"still told: {set(names) & self.notices.firing()}",
+        )  # fmt: skip
 
     def settled(self) -> None:
         """No alert is active any more.
