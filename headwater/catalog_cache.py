@@ -8,18 +8,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import msgspec
-import yaml
 
 from headwater import catalog as plans
-from headwater import registered
+from headwater import registered, registry_place
 from headwater.errors import HeadwaterError
 
 
@@ -81,57 +78,22 @@ def _own_fingerprint(repo: Path) -> str:
     config = configuration(repo)
     digest = hashlib.blake2b(config.read_bytes(), digest_size=8)
     digest.update(str(repo.resolve()).encode())  # plans hold absolute paths
-    registry = _registry(os.path.expandvars(config.read_text()))
-    if "://" in registry:
-        for part in _database_rows(registry):
-            digest.update(part)
-        return digest.hexdigest()
-    path = repo / registry
-    if not path.exists():
-        raise HeadwaterError(f"{repo} has no registry yet; run `headwater apply --repo {repo}`")
-    digest.update(path.read_bytes())
+    for part in registry_place.stored(repo, config.read_text()):
+        digest.update(part)
     return digest.hexdigest()
-
-
-@lru_cache(16)
-def _registry(config: str) -> str:
-    """Where the registry is by the text of a configuration: a file's path, or a database's URL."""
-    registry = (yaml.safe_load(config) or {}).get("registry")
-    if isinstance(registry, dict):
-        registry = registry.get("path")
-    return str(registry or "data/registry.db")
-
-
-def _database_rows(url: str) -> Iterator[bytes]:
-    """The definitions that a SQL registry holds, in an order of their own."""
-    import sqlalchemy
-
-    engine = sqlalchemy.create_engine(url)
-    try:
-        with engine.connect() as connection:
-            tables = sqlalchemy.MetaData()
-            tables.reflect(connection)
-            for table in tables.sorted_tables:
-                for column in table.columns:
-                    if column.name.endswith("_proto"):
-                        rows = connection.execute(sqlalchemy.select(column)).scalars()
-                        yield from sorted(bytes(row) for row in rows if row)
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise HeadwaterError(
-            f"the registry's database does not answer ({type(error).__name__}); "
-            "check `registry` in feature_store.yaml"
-        ) from error
-    finally:
-        engine.dispose()
 
 
 def _build(repo: Path, target: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-W", "ignore", "-m", "headwater.catalog_feast", repo, target],
+        [
+            sys.executable, "-P", "-W", "ignore", "-m", "headwater.catalog_feast",
+            repo.resolve(), target.resolve(),
+        ],
+        cwd=repo,  # as Feast's `apply`: a registry's path may be relative to it
         capture_output=True,
         text=True,
         check=False,
-    )
+    )  # fmt: skip
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise HeadwaterError(f"the catalogue of {repo} cannot be read: {lines[-1]}")

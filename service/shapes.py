@@ -73,9 +73,12 @@ class Shapes:
     def learn(self, body: bytes, known: Known) -> None:
         """Remember a body, if another key in it would change nothing else."""
         prepared, entities = known.prepared, known.entities
-        if known.head is None or len(body) > _MAX_BYTES or prepared.one_key != tuple(entities):
+        names = tuple(entities)
+        if known.head is None or len(body) > _MAX_BYTES or names != prepared.one_key:
             return
-        (column,) = entities
+        if len(names) != 1:  # a view of several keys, or of none
+            return
+        (column,) = names
         text = prepared.plan.key_types[column] == "STRING"
         if not text and prepared.plan.key_types[column] not in {"INT32", "INT64"}:
             return

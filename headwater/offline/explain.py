@@ -36,8 +36,9 @@ def explain(
     Raises HeadwaterError where a key is missing or a source cannot be read.
     """
     features = service_features(catalog, service)
-    label = pa.table({name: [value] for name, value in entity.items()})
-    label = label.append_column(TIME_COLUMN, pa.array([at_us], TIMESTAMP))
+    # One row, of a view without entities too.
+    columns = {name: [value] for name, value in entity.items()}
+    label = pa.table({**columns, TIME_COLUMN: pa.array([at_us], TIMESTAMP)})
     values = build(catalog, features, label, True, past=Past(as_of)).to_pylist()[0]
     views = []
     for reference, names in stored_views(catalog, features):

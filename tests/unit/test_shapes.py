@@ -23,6 +23,11 @@ VIEWS = {
         ("same", "id", "INT64"),
     )
 }  # fmt: skip
+VIEWS["pair"] = ViewPlan(
+    "pair", "row", (JoinKeyPlan("a", "INT64"), JoinKeyPlan("b", "INT64")),
+    (FieldPlan("pair_x", "DOUBLE"),),
+)  # fmt: skip
+VIEWS["none"] = ViewPlan("none", "row", (), (FieldPlan("none_x", "DOUBLE"),))
 CATALOG = Catalog("shapes", "1", "", "", views=VIEWS)
 NUMBERS = [
     b"7", b"0", b"123456789012345678", b"07", b"00", b"-1", b"1.5", b"1e3", b" 7", b"7 ", b"+7",
@@ -106,10 +111,14 @@ def test_only_the_key_makes_a_difference_once_a_body_is_known() -> None:
         b'{"features":["whole:whole_x"],"entities":{"id":[5]},"provenance":[@]}',
         b'{"features":["whole:whole_x"],"entities":{"id":[5]},"full_feature_names":[@]}',
         b'{"features":["whole:whole_x"],"entities":{"id":[@]},"full_feature_names":1}',
+        b'{"features":["pair:pair_x"],"entities":{"a":[@],"b":[1]}}',
+        b'{"features":["pair:pair_x"],"entities":{"a":[1],"b":[@]}}',
+        b'{"features":["none:none_x"],"entities":{},"more":[@]}',
     ],
 )
 def test_bodies_that_only_look_alike(body: bytes) -> None:
     used = service()
     for token in (b"5", b"6", b"7"):
         text = body.replace(b"@", token)
+        assert not isinstance(meaning(service(), text), str), "refused, so nothing is compared"
         assert meaning(used, text) == meaning(service(), text)
