@@ -196,6 +196,7 @@ def _rehearse(repo: Path) -> Catalog:
             *contents.on_demand_feature_views, *contents.feature_services,
         ]  # fmt: skip
         _refuse_twice(objects)
+        _refuse_featureless(contents.stream_feature_views)
         store = FeatureStore(config=rehearsal)
         store.apply(objects, skip_feature_view_validation=False)
         return build(store, config.online_store)
@@ -227,6 +228,22 @@ def _refuse_twice(objects: Iterable[Any]) -> None:
             continue
         kinds = {kind, kind_of(type(other).__name__)}
         raise _TwiceError(kind, one.name, kinds)
+
+
+def _refuse_featureless(views: Iterable[Any]) -> None:
+    """Raises DefinitionError for windows without a schema: Feast would look for their features in
+    the batch source, which has the events' columns, if it is there at all."""
+    for view in views:
+        if view.aggregations and not view.features:
+            made = ", ".join(
+                f'Field(name="{a.resolved_name(a.time_window)}", dtype=...)'
+                for a in view.aggregations
+            )
+            raise DefinitionError(
+                f"stream feature view {view.name!r}",
+                "its schema declares none of the features that its aggregations make",
+                f"Give it schema=[{made}]",
+            )
 
 
 class _inside:  # noqa: N801 (used as a function)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -37,8 +39,6 @@ def training_set(
     label_windows: texts such as "spent=purchases:sum(amount):7d". Warnings go to `warnings`.
     Raises HeadwaterError for what is missing or wrong, before any work.
     """
-    import warnings
-
     if bool(service) == bool(features):
         raise HeadwaterError("give a feature service or features, one of them")
     if as_of not in {"event", "arrival"}:
@@ -55,7 +55,7 @@ def training_set(
     time = time_column(labels)
     past = Past(
         as_of, memory=Settings.from_env(os.environ).memory_bytes,
-        warn=lambda text: warnings.warn(text, stacklevel=3),
+        warn=_warn,
     )  # fmt: skip
     table = build_request(catalog, request, with_time(labels, time), None, time, past)
     if output == "pandas":
@@ -65,3 +65,11 @@ def training_set(
 
         return polars.from_arrow(table)
     return table
+
+
+def _warn(text: str) -> None:
+    """A warning at the line that called us: only there can anybody do something about it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("headwater."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)

@@ -57,7 +57,7 @@ class Scan:
         self.has_created = any(p.created for p in self.pieces)
         #: Is told of the rows read; what it raises stops the scan.
         self.progress: Callable[[int], None] | None = None
-        self._types = _common_types(self.pieces) if view.udf is None else {}
+        self._types = _types(view, self.pieces) if view.udf is None else {}
 
     def limit(self, low_us: int | None, high_us: int | None) -> None:
         for piece in self.pieces:
@@ -330,6 +330,17 @@ def _source(batch: pa.RecordBatch) -> pa.Array:
     return pa.array(numbers[topics.indices.to_numpy()] | partition & 0xFFFF)
 
 
+def _types(view: ViewPlan, pieces: Sequence[Piece]) -> dict[str, pa.DataType]:
+    """The types of the columns: the sources', but what is declared a float is one, as served."""
+    types = _common_types(pieces)
+    for field in view.features:
+        held = types.get(field.name, pa.null())
+        exact = pa.types.is_decimal(held) or pa.types.is_integer(held)
+        if exact and field.type in {"FLOAT", "DOUBLE"}:
+            types[field.name] = pa.float64()
+    return types
+
+
 def _common_types(pieces: Sequence[Piece]) -> dict[str, pa.DataType]:
     """The type of each column over all pieces: a history may be narrower than its log."""
     found: dict[str, pa.DataType] = {}
@@ -347,7 +358,7 @@ def _common_types(pieces: Sequence[Piece]) -> dict[str, pa.DataType]:
 
 
 def _as(column: pa.Array, kind: pa.DataType | None) -> pa.Array:
-    return column if kind is None or column.type == kind else column.cast(kind)
+    return column if kind is None or column.type == kind else column.cast(kind, safe=False)
 
 
 def _one(batches: Iterator[pa.RecordBatch], piece: Piece, names: list[str]) -> pa.RecordBatch:

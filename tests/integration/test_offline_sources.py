@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,27 @@ def test_renamed_columns(tmp_path: Path) -> None:
     plan = BatchSourcePlan("rows", "parquet", str(tmp_path / "r.parquet"), "at",
                            field_mapping={"key": "id", "value": "x"})  # fmt: skip
     assert joined(plan) == WANTED
+
+
+def test_what_is_declared_a_float_is_one_whatever_the_file_has(tmp_path: Path) -> None:
+    """As online: a model that was trained on decimals could not be given what is served."""
+    numbers = {
+        "exact": pa.array([Decimal("1.25"), None], pa.decimal128(12, 2)),
+        "whole": pa.array([1, None], pa.int64()),
+        "money": pa.array([Decimal("1.25"), None], pa.decimal128(12, 2)),
+    }
+    rows = pa.table({"id": [1, 2], "ts": pa.array([T0, T0], US), **numbers})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    types = {"exact": "FLOAT", "whole": "DOUBLE", "money": "DECIMAL"}
+    fields = tuple(FieldPlan(name, kind) for name, kind in types.items())
+    plan = source("parquet", tmp_path / "rows.parquet")
+    view = ViewPlan("v", "row", (JoinKeyPlan("id", "INT64"),), fields, batch=plan)
+    catalog = Catalog("p", "", "", "", views={"v": view})
+    table = build(catalog, [FeatureRefPlan("v", tuple(types))], LABELS)
+    assert table["exact"].to_pylist() == [None, 1.25, None, None]
+    assert table["exact"].type == table["whole"].type == pa.float64()
+    assert table["whole"].to_pylist() == [None, 1.0, None, None]
+    assert table["money"].to_pylist() == [None, Decimal("1.25"), None, None]
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])

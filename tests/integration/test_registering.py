@@ -152,6 +152,10 @@ WRONG = [
      "feature view 'customer_orders' is defined twice, at "),
     ('order = Req', 'other = Entity(name="customer", join_keys=["id"])\norder = Req',
      'join_keys=["id"]', "entity 'customer' is defined twice, at "),
+    ('order = Req', 'bare = StreamFeatureView(name="bare", entities=[customer], source=orders, '
+     'timestamp_field="ordered_at", aggregations=[Aggregation(function="sum", column="amount", '
+     'time_window=timedelta(hours=1))])\norder = Req', "bare = Stream",
+     'Give it schema=[Field(name="sum_amount_3600s", dtype=...)]'),
 ]  # fmt: skip
 
 

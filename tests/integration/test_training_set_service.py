@@ -259,5 +259,6 @@ def test_a_notebook_gets_arrow_pandas_or_polars(repo: Path) -> None:
     with pytest.raises(HeadwaterError, match="one of them"):
         headwater.training_set(labels, repo=repo)
     leaky = pa.table({**LABELS, "event_timestamp": pa.array([T0] * 4, US)})
-    with pytest.warns(UserWarning, match="an age of zero"):
+    with pytest.warns(UserWarning, match="an age of zero") as told:
         headwater.training_set(leaky, service="all", repo=repo)
+    assert {warning.filename for warning in told} == {__file__}
