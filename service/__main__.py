@@ -28,13 +28,9 @@ from service.running import Service
 def main() -> int:
     parser = argparse.ArgumentParser(prog="headwater serve", description=__doc__)
     parser.add_argument("--repo", type=Path, default=Path("feature_repo"))
-    parser.add_argument("--workers", type=int, help="processes (HEADWATER_WORKERS)")
     arguments = parser.parse_args()
-    environ = dict(os.environ)
-    if arguments.workers is not None:
-        environ["HEADWATER_WORKERS"] = str(arguments.workers)
     try:
-        settings = Settings.from_env(environ)
+        settings = Settings.from_env(os.environ)
         start_logging(settings.log_level)
         check_exposure(settings, Access.parse(settings.api_keys))
         repo = arguments.repo.resolve()

@@ -195,13 +195,20 @@ def _dead_letters(
 @app.command()
 def serve(
     repo: Repo = REPO,
+    host: Annotated[
+        str | None, typer.Option("--host", "-h", help="address; HEADWATER_HOST, else 127.0.0.1")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", "-p", help="HEADWATER_PORT, else 6566")
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="processes; HEADWATER_WORKERS, else 1")
+        int | None, typer.Option("--workers", "-w", help="processes; HEADWATER_WORKERS, else 1")
     ] = None,
 ) -> None:
     """Run the HTTP service (port 6566; its pages for browsers: 6580)."""
-    more = [] if workers is None else ["--workers", str(workers)]
-    os.execv(sys.executable, _program("service", repo, *more))  # noqa: S606 (no shell is involved)
+    given = {"HOST": host, "PORT": port, "WORKERS": workers}  # as `feast serve` has them
+    os.environ |= {f"HEADWATER_{name}": str(v) for name, v in given.items() if v is not None}
+    os.execv(sys.executable, _program("service", repo))  # noqa: S606 (no shell is involved)
 
 
 def _program(module: str, repo: Path, *more: str) -> list[str]:

@@ -56,6 +56,9 @@ def read_labels(path: str) -> pa.Table:
     """Labels in a Parquet file or folder. Raises HeadwaterError where there are none."""
     try:
         store, inner = filesystem(path)
+        if store.get_file_info(inner).is_file:
+            # A dataset has no word for a column that is there twice, which is refused later.
+            return normalised(pq.ParquetFile(inner, filesystem=store).read())
         return normalised(pq.read_table(inner, filesystem=store))
     except (OSError, pa.ArrowInvalid) as error:
         raise HeadwaterError(f"the labels in {path} cannot be read: {error}") from error

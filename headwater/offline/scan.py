@@ -57,7 +57,7 @@ class Scan:
         self.has_created = any(p.created for p in self.pieces)
         #: Is told of the rows read; what it raises stops the scan.
         self.progress: Callable[[int], None] | None = None
-        self._types = _types(view, self.pieces) if view.udf is None else {}
+        self._types = column_types(view, self.pieces) if view.udf is None else {}
 
     def limit(self, low_us: int | None, high_us: int | None) -> None:
         for piece in self.pieces:
@@ -330,7 +330,7 @@ def _source(batch: pa.RecordBatch) -> pa.Array:
     return pa.array(numbers[topics.indices.to_numpy()] | partition & 0xFFFF)
 
 
-def _types(view: ViewPlan, pieces: Sequence[Piece]) -> dict[str, pa.DataType]:
+def column_types(view: ViewPlan, pieces: Sequence[Piece]) -> dict[str, pa.DataType]:
     """The types of the columns: the sources', but what is declared a float is one, as served."""
     types = _common_types(pieces)
     for field in view.features:

@@ -30,7 +30,7 @@ from headwater.offline.frames import read_labels, spaced
 from headwater.offline.manifest import file_hash, make_manifest, sources, versions_of
 from headwater.offline.pieces import Piece
 from headwater.offline.point_in_time import Labels, Past, features_of
-from headwater.offline.scan import Scan
+from headwater.offline.scan import Scan, column_types
 from headwater.offline.spec import TIME_COLUMN, Request, Spec, Status
 from headwater.offline.training_set import assemble, prepare
 from headwater.quality.profiles import ColumnProfile
@@ -117,21 +117,25 @@ def _view(
     hashed = f.pmod(f.xxhash64(*(f.col(k.name).cast("string") for k in view.join_keys)), buckets)
     left = spark.createDataFrame(frame).withColumn(_BUCKET, hashed)
     right = _rows(spark, catalog, view, versions).withColumn(_BUCKET, hashed)
-    work = _work(encode(catalog), view.name, names, spec.as_of)
-    schema = _spark_schema([_field(view, name, right.schema) for name in names])
-    joined = left.groupBy(_BUCKET).cogroup(right.groupBy(_BUCKET)).applyInArrow(work, schema)
+    schema = pa.schema(
+        {_NUMBER: pa.int64(), **_kinds(view, names, right.limit(0).toArrow().schema)}
+    )
+    work = _work(encode(catalog), view.name, schema, spec.as_of)
+    grouped = left.groupBy(_BUCKET).cogroup(right.groupBy(_BUCKET))
+    joined = grouped.applyInArrow(work, spark.createDataFrame(schema.empty_table()).schema)
     found = joined.toArrow()
     return found.take(pa.array(np.argsort(found[_NUMBER].to_numpy())))
 
 
-def _work(encoded: bytes, view: str, names: list[str], as_of: Any) -> Any:
+def _work(encoded: bytes, view: str, schema: pa.Schema, as_of: Any) -> Any:
     """The function of a bucket: labels and rows in, features out; it is sent to the executors."""
 
     def work(labels: pa.Table, rows: pa.Table) -> pa.Table:
         catalog = decode(encoded)
         plan = catalog.views[view]
-        found = dict(_bucket(catalog, plan, labels, rows, names, as_of))
-        return pa.table({_NUMBER: labels[_NUMBER], **{n: found[n] for n in names}})
+        found = dict(_bucket(catalog, plan, labels, rows, schema.names[1:], as_of))
+        made = pa.table({_NUMBER: labels[_NUMBER], **found})
+        return made.select(schema.names).cast(schema, safe=False)
 
     return work
 
@@ -193,23 +197,15 @@ def _delta(spark: Any, path: str, versions: dict[str, int]) -> Any:
     return spark.read.parquet(*(f"{path.rstrip('/')}/{name}" for name in data.files))
 
 
-def _field(view: ViewPlan, name: str, rows: Any) -> tuple[str, str]:
-    """A feature's column on Spark: windows have their declared type, rows their source's."""
-    if view.kind == "row":
-        return name, rows[name].dataType.simpleString()
-    names = {
-        pa.int64(): "bigint", pa.int32(): "int", pa.float64(): "double", pa.float32(): "float",
-        pa.bool_(): "boolean", pa.string(): "string", TIMESTAMP: "timestamp",
-        pa.binary(): "binary",
-    }  # fmt: skip
-    kind = arrow_type(next(a.output_type for a in view.aggregations if a.name == name))
-    if pa.types.is_list(kind):
-        return name, f"array<{names[kind.value_type]}>"
-    return name, names[kind]
-
-
-def _spark_schema(fields: list[tuple[str, str]]) -> str:
-    return ", ".join([f"{_NUMBER} bigint", *(f"`{name}` {kind}" for name, kind in fields)])
+def _kinds(view: ViewPlan, names: list[str], read: pa.Schema) -> dict[str, pa.DataType]:
+    """The features' Arrow types: what is computed has its declared type, rows their source's."""
+    kinds = {a.name: arrow_type(a.output_type) for a in view.aggregations}
+    if view.kind == "row" and view.udf is None:
+        rows = Piece(ds.dataset(read.empty_table()), {n: n for n in read.names}, "", "", "batch")
+        kinds = column_types(view, [rows])
+    elif view.kind == "row":
+        kinds = {field.name: arrow_type(field.type) for field in view.features}
+    return {name: kinds[name] for name in names}
 
 
 def _written(

@@ -219,6 +219,16 @@ def test_a_null_key_is_refused(store: Any) -> None:
         trips(store, labels((None, "2", T0), ("11", "2", T0)))  # type: ignore[arg-type]
 
 
+def test_a_column_that_is_there_twice_is_refused(store: Any, tmp_path: Path) -> None:
+    table = pa.Table.from_pandas(labels(("1", "12", T0)))
+    twice = pa.Table.from_arrays([*table.columns, table["a"]], names=[*table.column_names, "a"])
+    path = tmp_path / "labels.parquet"
+    pq.write_table(twice, path)
+    for frame in (twice, str(path)):
+        with pytest.raises(HeadwaterError, match=r"the labels have \['a'\] twice"):
+            trips(store, frame)
+
+
 def test_a_saved_dataset_is_read_back_and_not_overwritten(store: Any, tmp_path: Path) -> None:
     from feast.errors import SavedDatasetLocationAlreadyExists
     from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
