@@ -47,9 +47,8 @@ def stream(
     types = [{field.name: field.type for field in r.reader.view.features} for r in plan.reads]
     statuses: dict[bytes, pa.Array] = {}  # most columns have the same
     for name, values in entities.items():
-        if name not in plan.request_types:
-            kind = plan.key_types.get(name)
-            columns[name] = pa.array(values, key_type(kind) if kind else None)
+        if name in plan.echoed:
+            columns[name] = pa.array(values, key_type(plan.echoed[name]))
     for output in plan.outputs:
         if output.on_demand >= 0:
             view = plan.on_demand[output.on_demand]

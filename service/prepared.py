@@ -168,7 +168,7 @@ class Prepared:
 
     def _head(self, entities: Mapping[str, Sequence[Any]], n: int) -> list[bytes]:
         """An answer up to its features."""
-        echoed = [v for k, v in entities.items() if k not in self.plan.request_types]
+        echoed = [v for k, v in entities.items() if k in self.plan.echoed]
         return answer.head(self._names_of(entities), [*map(orjson.dumps, echoed)], n)
 
     def head(self, entities: Mapping[str, Sequence[Any]]) -> bytes | None:
@@ -296,7 +296,7 @@ class Prepared:
         key = tuple(entities)
         names = self._names.get(key)
         if names is None:
-            echoed = [name for name in key if name not in self.plan.request_types]
+            echoed = [name for name in key if name in self.plan.echoed]
             names = orjson.dumps([*echoed, *self._feature_names])
             if len(self._names) < 64:
                 self._names[key] = names

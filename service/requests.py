@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -33,11 +34,17 @@ class Output(NamedTuple):
 
 
 class FeaturePlan(NamedTuple):
+    """key_types, request_types: columns that a request must have. echoed: join keys that an answer
+    repeats where they are given, the needed ones and all others that there are. entity_names: those
+    of needed keys, by which Feast lets a request call the key's column."""
+
     reads: tuple[ViewRead, ...]
     on_demand: tuple[OnDemandPlan, ...]
     outputs: tuple[Output, ...]
     key_types: dict[str, str]
     request_types: dict[str, str]
+    echoed: dict[str, str]
+    entity_names: dict[str, str]
 
 
 class Planner:
@@ -81,7 +88,7 @@ class Planner:
             view, colon, feature = text.partition(":")
             if not colon or not feature:
                 raise BadRequestError(f"feature {text!r} is no 'view:feature'")
-            references.append(FeatureRefPlan(view, (feature,)))
+            references.append(FeatureRefPlan(view.removesuffix("@latest"), (feature,)))
         return references
 
     def _build(self, references: Sequence[FeatureRefPlan], full: bool) -> FeaturePlan:
@@ -114,18 +121,23 @@ class Planner:
         names = [output.name for output in outputs]
         if len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
-            raise BadRequestError(
-                f"features {twice} are asked for twice; set full_feature_names to tell them apart"
+            remedy = (
+                "ask once" if full else "set full_feature_names to tell them apart, or ask once"
             )
+            raise BadRequestError(f"features {twice} are asked for twice; {remedy}")
         key_types = {
             column: key.type
             for read in reads
             for column, key in zip(read.columns, read.reader.view.join_keys, strict=True)
         }
         request_types = {f.name: f.type for p in on_demand.values() for f in p.request_fields}
+        entities = self.catalog.entities.values()
+        echoed = {e.join_key: e.type for e in entities} | key_types
         return FeaturePlan(
-            reads, tuple(on_demand.values()), tuple(outputs), key_types, request_types
-        )
+            reads, tuple(on_demand.values()), tuple(outputs), key_types, request_types,
+            {name: kind for name, kind in echoed.items() if name not in request_types},
+            {e.join_key: e.name for e in entities if e.join_key in key_types},
+        )  # fmt: skip
 
     def _all_features(self, view: str) -> tuple[str, ...]:
         return self._view(view).feature_names
@@ -182,6 +194,9 @@ _KEY_CHECKS: dict[str, tuple[type, ...]] = {
     "DOUBLE": (float, int), "FLOAT": (float, int), "BYTES": (str, bytes),
 }  # fmt: skip
 
+_BOUNDS = {"INT32": 2**31, "INT64": 2**63, "UNIX_TIMESTAMP": 2**63}
+_WHOLE = re.compile(r"-?[0-9]{1,19}").fullmatch
+
 
 def _bytes_of(value: str | bytes) -> bytes:
     """Bytes, which JSON has as base64."""
@@ -208,7 +223,11 @@ KEY_READERS: dict[str, Callable[[Any], Any]] = {
 
 
 def check_columns(plan: FeaturePlan, entities: Any, limit: int) -> int:
-    """The number of entities in a request. Raises BadRequestError saying what is wrong with it."""
+    """The number of entities in a request. Raises BadRequestError saying what is wrong with it.
+
+    What Feast takes as well is put right in place: an entity's name for its join key, "7" and 7.0
+    for 7 and 7 for "7".
+    """
     if not isinstance(entities, dict) or not all(isinstance(v, list) for v in entities.values()):
         raise BadRequestError('"entities" must map each join key to a list of values')
     n = -1
@@ -220,17 +239,48 @@ def check_columns(plan: FeaturePlan, entities: Any, limit: int) -> int:
     n = 1 if n < 0 else n
     if n > limit:
         raise BadRequestError(f"{n} entities in one request; at most {limit} are taken", 413)
-    for name, kind in plan.key_types.items():
-        if name not in entities:
-            raise _missing(plan, entities)
+    if not plan.key_types.keys() <= entities.keys():
+        _rename(plan, entities)
+    for name, values in entities.items():
+        kind = plan.echoed.get(name)
+        if kind is None:
+            continue
         allowed = _KEY_CHECKS.get(kind, (str,))
-        found = set(map(type, entities[name]))
-        if not found.issubset(allowed):
-            wrong = next(v for v in entities[name] if type(v) not in allowed)
+        if not set(map(type, values)).issubset(allowed):
+            values = [v if type(v) in allowed else _meant(name, v, kind) for v in values]
+            entities[name] = values
+        bound = _BOUNDS.get(kind)
+        if bound and values and not -bound <= min(values) <= max(values) < bound:
+            wrong = next(v for v in values if not -bound <= v < bound)
             raise BadRequestError(f"entities[{name!r}] has {wrong!r}, which is no {kind}")
     if not plan.request_types.keys() <= entities.keys():
         raise _missing(plan, entities)
     return n
+
+
+def _rename(plan: FeaturePlan, entities: dict[str, Any]) -> None:
+    """Columns that bear an entity's name get its join key's, in their order."""
+    renamed = {e: key for key, e in plan.entity_names.items() if key not in entities}
+    given = [(renamed.get(name, name), values) for name, values in entities.items()]
+    entities.clear()
+    entities.update(given)
+    if not plan.key_types.keys() <= entities.keys():
+        raise _missing(plan, entities)
+
+
+def _meant(name: str, value: Any, kind: str) -> Any:
+    """A key's value by its type, where nothing is lost. Raises BadRequestError.
+
+    Protobuf's JSON, for one, writes a whole number of 64 bits as a text.
+    """
+    if int in _KEY_CHECKS.get(kind, ()) and float not in _KEY_CHECKS[kind]:
+        if isinstance(value, str) and _WHOLE(value):
+            return int(value)
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+            return int(value)
+    elif kind == "STRING" and type(value) is int:
+        return str(value)
+    raise BadRequestError(f"entities[{name!r}] has {value!r}, which is no {kind}")
 
 
 def _missing(plan: FeaturePlan, entities: dict[str, Any]) -> BadRequestError:

@@ -20,12 +20,16 @@ _MAX_SHAPES, _MAX_BYTES = 1000, 20_000
 _PLAIN = re.compile(rb'"[ !#-\[\]-~]*"').fullmatch
 
 
+#: Digits of the whole numbers that surely fit in a type.
+_DIGITS = {"INT32": 9, "INT64": 18}
+
+
 class _Shape(NamedTuple):
-    """What a body means: the key's column, whether it is a text; the answer around the key."""
+    """What a body means: the key's column; its digits, 0 for a text; the answer around the key."""
 
     prepared: Prepared
     column: str
-    text: bool
+    digits: int
     before: bytes
     after: bytes
 
@@ -58,11 +62,11 @@ class Shapes:
         if shape is None:
             return None
         token = body[at:end]
-        if shape.text:
+        if not shape.digits:
             if not _PLAIN(token):
                 return None
             text = b"{%b}" % token[1:-1]
-        elif _is_whole(token):
+        elif _is_whole(token, shape.digits):
             text = b"{%b}" % token
         else:
             return None
@@ -79,13 +83,16 @@ class Shapes:
         if len(names) != 1:  # a view of several keys, or of none
             return
         (column,) = names
-        text = prepared.plan.key_types[column] == "STRING"
-        if not text and prepared.plan.key_types[column] not in {"INT32", "INT64"}:
+        kind = prepared.plan.key_types[column]
+        text, digits = kind == "STRING", _DIGITS.get(kind, 0)
+        if not text and not digits:
             return
         at = body.rfind(b"[") + 1
         end = body.find(b"]", at)
         token = body[at:end]
-        if token != orjson.dumps(entities[column][0]) or not (_PLAIN if text else _is_whole)(token):
+        if token != orjson.dumps(entities[column][0]):
+            return
+        if not (_PLAIN(token) if text else _is_whole(token, digits)):
             return
         # Proved by reading the body with another key.
         other = b'"~' + token[1:] if text else b"%d" % (entities[column][0] ^ 1)
@@ -99,10 +106,10 @@ class Shapes:
             self._known.clear()
         before, _, after = (prepared.head({column: []}) or b"").partition(b'"values":[]')
         self._known[body[:at] + body[end:]] = _Shape(
-            prepared, column, text, before + b'"values":[', b"]" + after
+            prepared, column, digits, before + b'"values":[', b"]" + after
         )
 
 
-def _is_whole(token: bytes) -> bool:
-    """Whether a text is a whole number as JSON and Redis's keys have it, and fits in 64 bits."""
-    return token.isdigit() and len(token) <= 18 and (token[0] != 48 or len(token) == 1)
+def _is_whole(token: bytes, digits: int) -> bool:
+    """Whether a text is a whole number as JSON and Redis's keys have it, of so many digits."""
+    return token.isdigit() and len(token) <= digits and (token[0] != 48 or len(token) == 1)

@@ -79,10 +79,26 @@ def parse(body: bytes) -> dict[str, Any]:
     return data
 
 
+#: Words for yes and no that Feast's server takes.
+_FLAGS = dict.fromkeys(("1", "on", "t", "true", "y", "yes"), True) | dict.fromkeys(
+    ("0", "off", "f", "false", "n", "no"), False
+)
+
+
+def truth(value: Any) -> bool:
+    """A flag of a request; none is no. Raises BadRequestError."""
+    if isinstance(value, bool) or value is None:
+        return bool(value)
+    found = _FLAGS.get(str(value).lower())
+    if found is None:
+        raise BadRequestError('"full_feature_names" must be true or false')
+    return found
+
+
 def _asked(body: bytes) -> Asked:
     get = parse(body).get
     return Asked(
-        get("feature_service"), get("features"), bool(get("full_feature_names")), get("entities"),
+        get("feature_service"), get("features"), truth(get("full_feature_names")), get("entities"),
         get("provenance") is True,
     )  # fmt: skip
 

@@ -41,10 +41,10 @@ def answer(
     Raises BadRequestError (on demand), PastObjectiveError.
     """
     plan, found = prepared.plan, prepared.look(entities, data, n)
-    echoed = [name for name in entities if name not in plan.request_types]
+    echoed = [name for name in entities if name in plan.echoed]
     parts = [_names((*echoed, *(output.name for output in plan.outputs)))]
     for name in echoed:
-        values = _listed(entities[name], plan.key_types.get(name, ""))
+        values = _listed(entities[name], plan.echoed[name])
         parts.append(_vector(values, _statuses(bytes(n)), _EPOCH * n))
     columns = [
         _view(view, read_types, n)

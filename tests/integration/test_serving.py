@@ -411,3 +411,16 @@ def test_the_light_client_reads_and_pushes_without_feast(running: Running) -> No
         "import sys, headwater.client; sys.exit('feast' in sys.modules or 'numba' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-P", "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("accept", ["application/json", ARROW])
+def test_columns_that_are_no_keys_and_keys_out_of_range_upset_no_form(
+    running: Running, accept: str
+) -> None:
+    def ask(**entities: list[Any]) -> int:
+        body = {"features": ["doubles:d0"], "entities": entities}
+        return running.post("/get-online-features", body, {"Accept": accept}).status
+
+    assert ask(user_id=[1, 2], anything=[1, {"x": "y"}], session_id=["s1", 7]) == 200
+    for users in ([2**63], [1, -(2**63) - 1], [1, 1e300]):
+        assert ask(user_id=users) == 422

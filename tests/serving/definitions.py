@@ -126,6 +126,30 @@ odd_keys = FeatureView(
     ],
     source=source("odd_keys"),
 )
+shop = Entity(name="shop", join_keys=["shop_id"], value_type=ValueType.INT32)
+shops = FeatureView(
+    name="shops",
+    entities=[shop],
+    ttl=timedelta(0),
+    schema=[
+        Field(name="shop_id", dtype=Int32),
+        Field(name="score", dtype=Float64),
+    ],
+    source=source("shops"),
+)
+orders = FeatureView(
+    name="orders",
+    entities=[session, hour],
+    ttl=timedelta(days=1),
+    schema=[
+        Field(name="session_id", dtype=String),
+        Field(name="hour", dtype=UnixTimestamp),
+        Field(name="paid", dtype=Float64),
+        Field(name="items", dtype=Int32),
+        Field(name="note", dtype=String),
+    ],
+    source=source("orders"),
+)
 # A feature of every value type, by its name in lower case.
 SCALARS = {
     "bytes": Bytes, "string": String, "int32": Int32, "int64": Int64, "double": Float64,
@@ -181,6 +205,26 @@ def by_row(inputs):
 )
 def by_mistake(inputs):
     return {"broken": [1 / (amount - 13) for amount in inputs["amount"]]}
+
+
+@on_demand_feature_view(
+    sources=[numbers, doubles], mode="python", schema=[Field(name="gap", dtype=Float64)]
+)
+def by_views(inputs):
+    pairs = zip(inputs["f64"], inputs["d0"], strict=True)
+    return {"gap": [None if None in pair else pair[0] - pair[1] for pair in pairs]}
+
+
+@on_demand_feature_view(
+    sources=[numbers, texts, basket],
+    mode="pandas",
+    schema=[Field(name="more", dtype=Float64), Field(name="wordy", dtype=String)],
+)
+def by_frames(inputs: pd.DataFrame) -> pd.DataFrame:
+    import pandas as pd
+
+    more, wordy = inputs["f64"] * 2 + inputs["amount"], inputs["word"].fillna("") + "!"
+    return pd.DataFrame({"more": more, "wordy": wordy})
 
 
 everything = FeatureService(name="everything", features=[numbers, doubles, texts, pairs])

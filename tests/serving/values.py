@@ -58,9 +58,11 @@ def protos() -> dict[str, Value]:
     }
 
 
-def write(store: FeatureStore, user: int, values: dict[str, Value]) -> None:
-    """One row of `every_type`, by Feast's SDK."""
+def write(
+    store: FeatureStore, user: int, values: dict[str, Value], at: datetime | None = None
+) -> None:
+    """One row of `every_type`, by Feast's SDK; at: its event time, now by default."""
     key = EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=user)])
-    row = key, values, datetime.now(UTC).replace(tzinfo=None), None
+    row = key, values, (at or datetime.now(UTC)).replace(tzinfo=None), None
     view = store.get_feature_view("every_type")
     store._get_provider().online_write_batch(store.config, view, [row], None)

