@@ -124,7 +124,9 @@ class Link(asyncio.Protocol):
                     raise hiredis.ProtocolError("a reply that nobody asked for")
                 read = sent.popleft()
                 if isinstance(reply, hiredis.ReplyError):
-                    error = _unavailable(f"it answers {str(reply)[:80]}")
+                    error = StoreUnavailableError(
+                        f"Redis refuses: {str(reply)[:80].rstrip('.')}; try again shortly"
+                    )
                     error.__cause__ = reply
                     read.finish(error)
                 else:
@@ -194,6 +196,8 @@ class Link(asyncio.Protocol):
                     # compiled for the first time ever. Who waits has a time limit of its own.
                     continue
                 reason = str(error) or type(error).__name__
+                if isinstance(error, TimeoutError):
+                    reason = "no answer to a new connection"
                 if not self._away:
                     logger.warning("Redis is away: %s", reason)
                 self._away = reason

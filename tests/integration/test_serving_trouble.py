@@ -13,11 +13,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import redis
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from headwater.errors import SettingError
 from headwater.local import LocalRedis
@@ -177,6 +181,115 @@ def test_a_read_only_replica_is_a_503_for_writes_that_says_so(
             client.replicaof("NO", "ONE")
     write(running)
     assert running.get("/ready").status == 200
+
+
+@contextlib.contextmanager
+def cut_off(client: redis.Redis) -> Iterator[None]:
+    """A replica without its primary that may not answer from what it has."""
+    (nobody,) = free_ports(1)
+    client.config_set("replica-serve-stale-data", "no")
+    client.replicaof("127.0.0.1", nobody)
+    try:
+        yield
+    finally:
+        client.replicaof("NO", "ONE")
+
+
+@contextlib.contextmanager
+def busy(client: redis.Redis) -> Iterator[None]:
+    """A script that does not end."""
+    client.config_set("lua-time-limit", "50")
+    with ThreadPoolExecutor(1) as one:
+        endless = one.submit(client.eval, "while true do end", 0)
+        try:
+            until(lambda: answers_busy(client), 5)
+            yield
+        finally:
+            client.script_kill()
+        assert "killed" in str(endless.exception(10))
+
+
+def answers_busy(client: redis.Redis) -> bool:
+    try:
+        client.ping()
+    except redis.ResponseError as error:
+        return str(error).startswith("BUSY")
+    return False
+
+
+@contextlib.contextmanager
+def full(client: redis.Redis) -> Iterator[None]:
+    """No place for the service's connections, which are broken off."""
+    client.config_set("maxclients", "1")
+    for connection in client.client_list():
+        if connection["name"] == "headwater-serve":
+            client.client_kill(connection["addr"])
+    try:
+        yield
+    finally:
+        client.config_set("maxclients", "1000")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "word"), [(cut_off, "MASTERDOWN"), (busy, "BUSY"), (full, "max number of clients")]
+)
+def test_what_redis_says_in_place_of_values_is_a_503(
+    running: Running, own_redis: LocalRedis, trouble: Any, word: str
+) -> None:
+    with redis.Redis.from_url(own_redis.url) as client:
+        with trouble(client):
+            until(lambda: not answers(running), 5)
+            answer = ask(running)
+            assert is_unavailable(answer)
+            assert word in answer.json["detail"]
+            assert running.get("/ready").status == 503
+            assert running.get("/health").status == 200
+        until(lambda: answers(running), 1)
+        write(running)
+        assert running.get("/ready").status == 200
+
+
+def test_a_push_that_was_queued_outlives_an_outage(running: Running, own_redis: LocalRedis) -> None:
+    frame = {"user_id": [900], "i32": [1], "i64": [1], "f32": [1.0], "f64": [1.0], "flag": [True],
+             "seen_at": ["2024-01-01T00:00:00Z"],
+             "event_timestamp": [datetime.now(UTC).isoformat()]}  # fmt: skip
+    own_redis.kill()
+    queued = running.post("/push?wait=none", {"push_source_name": "numbers_push", "df": frame})
+    assert queued.status == 202
+    assert is_unavailable(ask(running))
+    own_redis.start()
+    receipt = f"/api/v1/pushes/{queued.json['receipt']}"
+    until(lambda: running.get(receipt).json["state"] == "written", 10)
+    assert running.features(["numbers:i32"], {"user_id": [900]}).columns()["i32"]["values"] == [1]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_service_that_is_up_before_its_redis_finds_it(repo: Path, workers: str) -> None:
+    own = LocalRedis()
+    own.start()
+    own.kill()
+    (rpc_port,) = free_ports(1)
+    settings = {"HEADWATER_WORKERS": workers, "HEADWATER_GRPC_PORT": str(rpc_port)}
+    with (
+        contextlib.closing(own),
+        serve(repo, own.url, **settings) as server,
+        grpc.insecure_channel(f"127.0.0.1:{rpc_port}") as channel,
+    ):
+
+        def call_status() -> str:
+            health = health_pb2_grpc.HealthStub(channel)
+            asked = health_pb2.HealthCheckRequest(service="feast.serving.ServingService")
+            found = health.Check(asked, timeout=30, wait_for_ready=True).status
+            return str(health_pb2.HealthCheckResponse.ServingStatus.Name(found))
+
+        assert is_unavailable(ask(server))
+        assert server.get("/ready").status == 503
+        assert server.get("/health").status == 200
+        assert call_status() == "NOT_SERVING"
+        own.start()
+        until(lambda: all(answers(server) for _ in range(8)), 2)
+        assert server.get("/ready").status == 200
+        until(lambda: call_status() == "SERVING", 5)
 
 
 def test_a_broken_connection_is_tried_once_more_on_a_fresh_one(
