@@ -5,6 +5,10 @@ a turn would grow, and everybody's wait with it. So a turn begins few requests, 
 line, and only so many of them are let in. Who comes then is refused. That takes time as well, so a
 turn refuses so many at most, and who is refused later asks again later: refusing cannot take
 all of the time, whatever comes (docs/decisions.md has the figures).
+
+A line that is as long as the limit is for a burst, which passes. Where it does not pass, a long
+line serves nobody sooner, for work is there without it: so while there are refusals, the line is
+what one turn begins.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ AT_ONCE = 32
 TURN_SECONDS = 0.001
 #: Refusals of a turn: about 1 ms, and twice that where their heads must be parsed.
 REFUSALS = 96
+#: Turns without a refusal after which a burst may make the line long again.
+REMEMBERED = 8
 
 T = TypeVar("T")
 
@@ -28,37 +34,43 @@ class Line(Generic[T]):
     """The requests of one event loop; `limit` of them are let in at once."""
 
     def __init__(self, limit: int) -> None:
-        self._limit, self._limit_while_refusing = limit, max(1, limit * 2 // 3)
+        self._limit = limit
         #: Requests let in and not ended, waiting ones among them.
         self.under_way = 0
         self.waiting: deque[T] = deque()
         #: How many more may begin as they come.
         self.at_once = AT_ONCE
+        #: Requests of those that waited that a turn has time to begin.
+        self._a_turn = AT_ONCE
         #: Refusals of this turn, and those that wait for the next ones.
         self.refused = 0
         self.refusals: deque[Callable[[], None]] = deque()
+        #: Turns for which the line stays short.
+        self._short = 0
 
     @property
     def is_full(self) -> bool:
-        """Whether the next one is refused.
+        """Whether the next one is refused."""
+        if self.under_way >= self._limit:
+            return True
+        return self._short > 0 and len(self.waiting) >= self._a_turn
 
-        While refusals wait, refusing takes up to a third of the time and the line moves more slowly
-        by it: it is shorter then, so that the wait in it stays the same.
-        """
-        limit = self._limit_while_refusing if self.refusals else self._limit
-        return self.under_way >= limit
+    @property
+    def refuses_now(self) -> bool:
+        """Whether this turn may refuse one more; it is to be counted in `refused`."""
+        return self.refused < REFUSALS and not self.refusals
 
-    def refuse(self, say: Callable[[], None]) -> None:
-        """Say so now, or in a later turn."""
-        if self.refusals or self.refused >= REFUSALS:
-            self.refusals.append(say)
-        else:
-            self.refused += 1
-            say()
+    def begun(self, count: int) -> None:
+        """So many of those that waited were begun in a turn."""
+        self._a_turn = count if self.waiting else max(count, self._a_turn)
 
     def next_turn(self) -> bool:
         """Refuse those that wait for it; whether another turn is to follow."""
+        if self.refused:
+            self._short = REMEMBERED
         self.refused = min(len(self.refusals), REFUSALS)
         for _ in range(self.refused):
             self.refusals.popleft()()
-        return self.refused > 0
+        if not self.refused:
+            self._short -= 1
+        return self._short > 0

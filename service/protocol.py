@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.access import ANONYMOUS
 from service.arrow import MEDIA_TYPE
 from service.replies import Reply
-from service.vectors import ARROW, BUSY, JSON, Vectors, Wishes
+from service.vectors import ARROW, BUSY, JSON, Form, Vectors, Wishes
 
 PATH = b"/get-online-features"
 DEADLINE = b"x-request-deadline-ms"
@@ -91,11 +91,11 @@ class FastProtocol(HttpToolsProtocol):
             super().data_received(data)
             self._learn(data, end, before)
             return
-        exchange = self.cycle = _Exchange(True)  # type: ignore[assignment]
         if self.vectors.line.is_full:
             # Before anything that would have to be paid for by those let in.
-            self.vectors.refuse(known.wishes.form, self._refuse, time.perf_counter())
+            self._turn_down(known.wishes.form)
             return
+        exchange = self.cycle = _Exchange(True)  # type: ignore[assignment]
         if not self._turn_away(exchange, known.headers):
             exchange.body = data[end:]
             self._handle(exchange, known.wishes)
@@ -104,15 +104,29 @@ class FastProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.socket_number = transport.get_extra_info("socket").fileno()
 
-    def _refuse(self, _: Reply) -> None:
+    def _turn_down(self, form: Form) -> None:
+        """Answer `BUSY` to a request that came whole and with no other before it."""
+        start, vectors = time.perf_counter(), self.vectors
+        if vectors.line.refuses_now:
+            vectors.refused(form, start)
+            self._say_busy()
+            self.on_response_complete()
+        else:
+            exchange = self.cycle = _Exchange(True)  # type: ignore[assignment]
+            vectors.refuse(form, partial(self._refuse, exchange), start)
+
+    def _refuse(self, exchange: _Exchange, _: Reply) -> None:
+        """Answer `BUSY` in a later turn: another request may have come behind this one."""
+        exchange.response_complete = True
+        if not exchange.disconnected and not self.transport.is_closing():
+            self._say_busy()
+            self.on_response_complete()
+
+    def _say_busy(self) -> None:
         """Write `BUSY` straight to the socket, where nothing else waits to be sent.
 
         The loop would write it only when all other sockets are read, and takes half as long again.
         """
-        cycle: Any = self.cycle
-        cycle.response_complete = True
-        if cycle.disconnected or self.transport.is_closing():
-            return
         text, sent = self._busy(), 0
         if self.scheme == "http" and not self.transport.get_write_buffer_size():
             try:  # noqa: SIM105 (a context manager takes longer than all else here)
@@ -121,7 +135,6 @@ class FastProtocol(HttpToolsProtocol):
                 pass  # a full buffer or a broken connection is the loop's to deal with
         if sent < len(text):
             self.transport.write(text[sent:])
-        self.on_response_complete()
 
     def _learn(self, data: bytes, end: int, before: Any) -> None:
         """Remember a head that came with its body, alone, and took the short way."""
@@ -265,7 +278,7 @@ class FastProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         left = self.idle_since + self.timeout_keep_alive - self.loop.time()
-        if not self.cycle.response_complete:
+        if self.cycle is not None and not self.cycle.response_complete:
             self._look_later(self.timeout_keep_alive)
         elif left > 0:
             self._look_later(left)

@@ -134,6 +134,8 @@ class Vectors:
         self.line: Line[tuple[float, bytes, Wishes, Respond]] = Line(
             settings.max_concurrent_requests
         )
+        #: Whether the line is told of the next turn.
+        self._refusing = False
         #: Requests for one entity that have Redis's values.
         self._turn: defaultdict[Prepared, list[One]] = defaultdict(list)
         #: When Redis answered the first of them, and where the time of all is counted.
@@ -203,13 +205,29 @@ class Vectors:
 
     def refuse(self, form: Form, respond: Respond, start: float) -> None:
         """Answer `BUSY`, now or soon; start: when the request came, by perf_counter."""
-        if not self.line.refused:
-            asyncio.get_running_loop().call_soon(self._refuse_waiting)
-        self.line.refuse(partial(self._end, form, start, respond, BUSY))
+        if self.line.refuses_now:
+            self.refused(form, start)
+            respond(BUSY)
+        else:
+            self._turn_follows()
+            self.line.refusals.append(partial(self._end, form, start, respond, BUSY))
 
-    def _refuse_waiting(self) -> None:
-        if self.line.next_turn():
-            asyncio.get_running_loop().call_soon(self._refuse_waiting)
+    def refused(self, form: Form, start: float) -> None:
+        """A request is answered `BUSY` at once, as `Line.refuses_now` allows; it is counted."""
+        self._turn_follows()
+        self.line.refused += 1
+        count = self._metrics.answered(form.route, form.method, BUSY.status)
+        count.observe(time.perf_counter() - start)
+
+    def _turn_follows(self) -> None:
+        if not self._refusing:
+            self._refusing = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._refusing = self.line.next_turn()
+        if self._refusing:
+            asyncio.get_running_loop().call_soon(self._next_turn)
 
     def _begin(self, start: float, body: bytes, wishes: Wishes, respond: Respond) -> None:
         form = wishes.form
@@ -251,11 +269,14 @@ class Vectors:
     def _begin_waiting(self) -> None:
         """Begin those that waited longest, for as long as a turn of the loop has for it."""
         waiting, until = self.line.waiting, time.perf_counter() + TURN_SECONDS
+        count = 0
         while waiting:
             self._begin(*waiting.popleft())
+            count += 1
             if waiting and time.perf_counter() > until:
                 asyncio.get_running_loop().call_soon(self._begin_waiting)
-                return
+                break
+        self.line.begun(count)
 
     # A request is counted before it is answered: who has the answer finds it in the metrics.
 

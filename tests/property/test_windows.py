@@ -122,6 +122,19 @@ def test_an_entity_without_state_has_empty_windows() -> None:
         assert column == [0 if a.function in {"count", "count_distinct"} else None]
 
 
+def test_elements_of_a_list_are_of_its_type() -> None:
+    """An answer's JSON and the feature log tell true from 1."""
+    flags = AggregationPlan("f", "b", "last_n", HOUR, MINUTE, 3.0, "BOOL", "BOOL_LIST")
+    program = WindowProgram([flags])
+    batch = EventBatch(
+        np.zeros(2, np.int64), np.array([T0, T0 + 1]), np.arange(2), np.zeros(2, np.int64),
+        np.array([T0, T0 + 1]), {"b": Column(np.array([1, 0]), np.ones(2, np.bool_))},
+    )  # fmt: skip
+    ((found,),) = program.read([program.fold([None], batch, T0 + 1)], T0 + 1)
+    assert [type(flag) for flag in found] == [bool, bool]
+    assert found == [True, False]
+
+
 def test_state_is_bounded_by_the_windows_not_by_the_history() -> None:
     program = WindowProgram([aggregation("max", "x", HOUR, MINUTE)])
     state: bytes | None = None
