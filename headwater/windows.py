@@ -356,6 +356,9 @@ def _as_type(value: Any, value_type: str) -> Any:
     """A result as its feature's declared type holds it."""
     if value is None:
         return None
+    if isinstance(value, list):
+        inner = value_type.removesuffix("_LIST")
+        return [_as_type(one, inner) for one in value]
     kind = column_kind(value_type)
     if kind == "float":
         return float(value)

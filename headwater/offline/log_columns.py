@@ -47,11 +47,13 @@ class LogColumns:
         ]
         ends = np.cumsum([0, *(len(read.features) for read in plan.reads)]).tolist()
         self._features = [slice(*pair) for pair in pairwise(ends)]
+        #: Why the first of the requests that were left out cannot be written.
+        self.fault = ""
 
     def tables(
         self, records: Sequence[Record], wholes: Sequence[int | None], name: str
     ) -> list[pa.Table]:
-        """The log's rows of some requests; those that cannot be written are left out.
+        """The log's rows of some requests; those that cannot be written are left out (`fault`).
 
         wholes: the `__whole` of each. name: what the ids of the requests begin with.
         """
@@ -64,8 +66,9 @@ class LogColumns:
         """As `tables`, of alike requests; values of no type that fits cost their request alone."""
         try:
             return [self._table(rows)]
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             if len(rows) == 1:
+                self.fault = self.fault or f"{type(error).__name__}: {error}"
                 return []
             middle = len(rows) // 2
             return self._made(rows[:middle]) + self._made(rows[middle:])

@@ -74,7 +74,9 @@ def _convert(path: Path, data: bytes | mmap, done: Done) -> None:
         records += chunk
         numbers += [None if whole is None else len(wholes) - 1] * len(chunk)
     done.failed = sum(record.n for record in records)
-    tables = LogColumns(head.plan).tables(records, numbers, name)
+    columns = LogColumns(head.plan)
+    tables = columns.tables(records, numbers, name)
+    done.error = columns.fault
     if not tables:
         return
     table = pa.concat_tables(tables)
