@@ -66,11 +66,8 @@ class Line(Generic[T]):
 
     def next_turn(self) -> bool:
         """Refuse those that wait for it; whether another turn is to follow."""
-        if self.refused:
-            self._short = REMEMBERED
+        self._short = REMEMBERED if self.refused else self._short - 1
         self.refused = min(len(self.refusals), REFUSALS)
         for _ in range(self.refused):
             self.refusals.popleft()()
-        if not self.refused:
-            self._short -= 1
         return self._short > 0

@@ -452,6 +452,40 @@ def test_who_is_refused_hears_it_before_those_let_in_are_answered(
             assert b'"values":[3]' in until_received(connection, b'Z"]}]}')
 
 
+def test_a_request_behind_one_that_waits_for_its_refusal_is_answered_as_well(
+    repo: Path, own_redis: LocalRedis
+) -> None:
+    limits = {"HEADWATER_MAX_CONCURRENT_REQUESTS": "1", "HEADWATER_REDIS_TIMEOUT_SECONDS": "60"}
+    with (
+        serve(repo, own_redis.url, **limits) as server,
+        redis.Redis.from_url(own_redis.url) as client,
+        contextlib.ExitStack() as stack,
+    ):
+        connections = [stack.enter_context(connected(server)) for _ in range(600)]
+        for connection in connections:
+            connection.sendall(vector_request(1))
+            until_received(connection, b'Z"]}]}')
+        pid = client.info("server")["process_id"]
+        os.kill(pid, signal.SIGSTOP)
+        stack.callback(os.kill, pid, signal.SIGCONT)
+        first, *others = connections
+        first.sendall(vector_request(1))
+        # All of them come in one turn of the loop, which refuses some; while the others wait for
+        # it, another request comes behind each.
+        server.process.send_signal(signal.SIGSTOP)
+        for connection in others:
+            connection.sendall(vector_request(2))
+        server.process.send_signal(signal.SIGCONT)
+        for connection in others:
+            connection.sendall(vector_request(3))
+        for connection in others:
+            text = until_received(connection, b"HTTP/1.1", 2)
+            assert text.count(b"HTTP/1.1 503") == 2
+        os.kill(pid, signal.SIGCONT)
+        until_received(first, b'Z"]}]}')
+        assert "Traceback" not in server.log.read_text()
+
+
 def test_passwords_are_in_no_log(repo: Path, own_redis: LocalRedis) -> None:
     with redis.Redis.from_url(own_redis.url) as client:
         client.config_set("requirepass", "hunter2")
