@@ -1,7 +1,7 @@
 """A project under load, watched by Prometheus, Alertmanager, VictoriaMetrics and vmalert.
 
-One project runs under a steady load and is watched with a scrape interval of one second, of which
-all windows and waits of the rules are multiples.
+One project runs under a steady load and is watched with a scrape interval of a second or two
+(INTERVAL in the test's module), of which all windows and waits of the rules are multiples.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ fare = Field(name="fare", dtype=Float64, tags={"max_null_ratio": "0.3", "max_dri
 last_ride = StreamFeatureView(
     name="last_ride", entities=[driver], source=rides, timestamp_field="at", ttl=timedelta(days=1),
     schema=[*schema, fare],
-    tags={"freshness_slo": "15s", "max_served_age": "1d", "owner": "rides@example.org"},
+    tags={"freshness_slo": "SLO", "max_served_age": "1d", "owner": "rides@example.org"},
 )
 ride_windows = StreamFeatureView(
     name="ride_windows", entities=[driver], source=rides, timestamp_field="at",
-    schema=[*schema, Field(name="n", dtype=Int64)], tags={"freshness_slo": "15s"},
+    schema=[*schema, Field(name="n", dtype=Int64)], tags={"freshness_slo": "SLO"},
     aggregations=[
         Aggregation(column="fare", function="count", time_window=timedelta(days=1), name="n"),
     ],
@@ -237,8 +237,8 @@ def ride(driver: int, fare: float | None = 9.5, ago_seconds: float = 0) -> bytes
 class Watched:
     """The project's processes and those that watch it."""
 
-    def __init__(self, folder: Path, kafka: LocalKafka) -> None:
-        self.folder, self.notices = folder, Notices()
+    def __init__(self, folder: Path, kafka: LocalKafka, interval: int) -> None:
+        self.folder, self.interval, self.notices = folder, interval, Notices()
         self.redis = LocalRedis(append_only=True)
         self.redis.start()
         self.client = redis.Redis.from_url(self.redis.url)
@@ -287,6 +287,7 @@ class Watched:
 
     def define(self, max_drift: str = "", more: str = "") -> None:
         text = DEFINITIONS.replace("FOLDER", str(self.folder)).replace("MAX_DRIFT", max_drift)
+        text = text.replace("SLO", f"{15 * self.interval}s")
         (self.folder / "definitions.py").write_text(text + more)
 
     def pace(self, **of: str) -> None:
@@ -318,7 +319,7 @@ class Watched:
             for word in ("--worker", f"127.0.0.1:{one.env['HEADWATER_METRICS_PORT']}")
         ]  # fmt: skip
         self.programs.headwater(
-            "monitoring", "--out", str(out), "--interval", "1",
+            "monitoring", "--out", str(out), "--interval", str(self.interval),
             "--service", self.programs.url.removeprefix("http://"), *workers,
             "--alertmanager", self.alertmanager,
             "--page", f"webhook:{self.notices.url}/page", "--page", "email:oncall@example.org",
@@ -341,7 +342,8 @@ class Watched:
                    f"-httpListenAddr={self.victoria}", f"-promscrape.config={out}/vmagent.yml",
                    "-search.latencyOffset=1s"),
             _start("vmalert", f"-rule={out}/rules.yml", f"-httpListenAddr={vmalert}",
-                   f"-datasource.url=http://{self.victoria}", "-evaluationInterval=1s",
+                   f"-datasource.url=http://{self.victoria}",
+                   f"-evaluationInterval={self.interval}s",
                    "-datasource.lookback=0s", f"-notifier.url={self.notices.url}"),
         ]  # fmt: skip
         for port in ports:
@@ -355,9 +357,10 @@ class Watched:
 
     @contextmanager
     def fires(
-        self, *names: str, explains: tuple[str, ...] = (), may: tuple[str, ...] = ()
-    ) -> Iterator[Callable[..., None]]:
-        """The fault is made inside, and repaired when this ends: by then `names` were told.
+        self, *names: str, explains: tuple[str, ...] = (), may: tuple[str, ...] = (),
+        repair: Callable[[], object] = lambda: None,
+    ) -> Iterator[Callable[..., None]]:  # fmt: skip
+        """The fault is made inside; `names` are told of it, and then it is repaired.
 
         No page but these, and what `may`, goes out, also while `explains` fire in Prometheus. What
         it gives waits until some of them were told.
@@ -366,20 +369,26 @@ class Watched:
 
         def told(*some: str) -> None:
             until(
-                lambda: set(some) <= self.notices.fired(before), 120,
+                lambda: set(some) <= self.notices.fired(before), 120 * self.interval,
                 lambda: f"not told: {set(some) - self.notices.fired(before)}",
             )  # fmt: skip
 
-        yield told
-        told(*names)
-        for name in explains:
-            until(lambda name=name: self._fires(name), 60, f"{name} does not fire")
-        pages = self.notices.pages(before)
-        assert pages <= {*names, *may}, f"also told: {pages - {*names, *may}}"
+        try:
+            yield told
+            told(*names)
+            for name in explains:
+                until(
+                    lambda name=name: self._fires(name), 60 * self.interval,
+                    f"{name} does not fire",
+                )  # fmt: skip
+            pages = self.notices.pages(before)
+            assert pages <= {*names, *may}, f"also told: {pages - {*names, *may}}"
+        finally:
+            repair()
 
     def resolved(self, *names: str) -> None:
         until(
-            lambda: not set(names) & self.notices.firing(), 90,
+            lambda: not set(names) & self.notices.firing(), 90 * self.interval,
             lambda: f"still told: {set(names) & self.notices.firing()}",
         )  # fmt: skip
 
@@ -388,7 +397,9 @@ class Watched:
 
         Alertmanager is asked, for it tells nobody of the end of what another alert hides.
         """
-        until(lambda: not self.active(), 240, lambda: f"still active: {self.active()}")
+        until(
+            lambda: not self.active(), 200 * self.interval, lambda: f"still active: {self.active()}"
+        )
 
     def active(self) -> list[dict[str, str]]:
         """The labels of each alert that Alertmanager holds."""
@@ -419,13 +430,15 @@ def _start(*command: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory, kafka: LocalKafka) -> Iterator[Watched]:
+def watched(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kafka: LocalKafka
+) -> Iterator[Watched]:
     missing = [name for name in SERVERS if shutil.which(name) is None]
     if missing and not os.environ.get("CI"):
         pytest.skip(f"not installed: {', '.join(missing)} (README says how)")
     assert not missing
     kafka.create_topics({TOPIC: 2, TOLL_TOPIC: 1})
     with ExitStack() as stack:
-        running = Watched(tmp_path_factory.mktemp("watched"), kafka)
+        running = Watched(tmp_path_factory.mktemp("watched"), kafka, request.module.INTERVAL)
         stack.callback(running.close)
         yield running

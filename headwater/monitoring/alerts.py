@@ -124,9 +124,12 @@ def _freshness(o: Options) -> Iterator[Alert]:
     )
     of_stream = _info("stream", '{stream!=""}')
     silent = f"max by (stream) ((time() - {_SOURCE} > on (feature_view) {_SLO}) * {of_stream})"
+    # While a worker does not go round, nobody knows what waits.
+    turned = f"{P}ingest_turn_timestamp_seconds"
     yield Alert(
         "SourceSilent", "page",
         f"last_over_time(({silent} unless on (stream) ({lagging}))[{o.time(3)}:{o.time(1)}]) "
+        f"and on () time() - min({turned}) < {4 * o.interval:g} "
         f'and on () sum(up{{job="{INGEST}"}}) > 0', 0,
         "Kafka source {{ $labels.stream }} is silent",
         "Its newest event is {{ $value | humanizeDuration }} old, and none waits in Kafka.",

@@ -274,6 +274,13 @@ def test_each_fires_on_its_fault_and_ends_with_the_repair(tmp_path: Path) -> Non
     check.firing(QUIET + 11, ())
     check.firing(QUIET + 12, ("IngestStalled",))
     tried.append(("a worker that hangs", hangs, check))
+    hangs, check = Series(2 * QUIET), Check()
+    hangs.of("freshness_slo_seconds", feature_view="last_ride")[:] = 8 * STEP
+    stuck(hangs, slice(QUIET, None))
+    for after in range(9, 40):
+        stalls = ("IngestStalled",) if after >= 12 else ()
+        check.firing(QUIET + after, ("FeatureViewStale", *stalls))
+    tried.append(("a worker that hangs, and a view that is soon stale", hangs, check))
     absent, check = Series(2 * QUIET), Check()
     for values in (*absent.levels.values(), *absent.rates.values()):
         values[:QUIET] = np.nan

@@ -32,6 +32,8 @@ __all__ = [
     "test_workers_that_hang_are_one_page",
     "watched",
 ]
+#: Seconds between two scrapes.
+INTERVAL = 1
 #: Workers and service read changed definitions, which may take a small machine longer than the
 #: twelve seconds that are three minutes at this interval.
 READING = ("IngestStalled", "FeatureViewStale", "SourceSilent", "IngestDown")
