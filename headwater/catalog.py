@@ -62,7 +62,8 @@ class EntityPlan(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CodePlan(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A function from Feast's registry: its dill payload and its source text."""
+    """A function from Feast's registry: its pickled payload and its source text, both with what it
+    uses of the project's own modules."""
 
     name: str
     mode: CodeMode

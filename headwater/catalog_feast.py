@@ -23,6 +23,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 
 from headwater import catalog as plans
 from headwater.aggregations import Wanted, plan_aggregation
+from headwater.catalog_code import plan_code
 from headwater.catalog_messages import plan_messages
 from headwater.errors import DefinitionError
 from headwater.sql_source import SqlSource
@@ -45,7 +46,11 @@ def build(store: FeatureStore, online_store: Any = None) -> plans.Catalog:
         *registry.list_stream_feature_views(project),
     ]
     views = {v.name: draft.view(v) for v in feast_views}
-    on_demand = {v.name: _on_demand(v) for v in registry.list_on_demand_feature_views(project)}
+    functions = _functions(registry.proto(), project)
+    on_demand = {
+        v.name: _on_demand(v, draft.repo, functions)
+        for v in registry.list_on_demand_feature_views(project)
+    }
     services = {s.name: _service(store, s) for s in registry.list_feature_services(project)}
     catalog = plans.Catalog(
         project=project,
@@ -70,6 +75,7 @@ class _Draft:
 
     def __init__(self, store: Any, root: str, entities: dict[str, plans.EntityPlan]) -> None:
         self.store, self.root, self.entities = store, root, entities
+        self.repo = str(getattr(store, "repo_path", None) or ".")
         self.streams: dict[str, plans.StreamSourcePlan] = {}
         self.pushes: dict[str, plans.PushSourcePlan] = {}
 
@@ -102,6 +108,7 @@ class _Draft:
         aggregations = tuple(getattr(view, "aggregations", None) or ())
         kind: plans.ViewKind = "window" if aggregations else "row"
         planned: tuple[plans.AggregationPlan, ...] = ()
+        code = plan_code(view, self.repo)
         if aggregations:
             if not stream:
                 raise DefinitionError(
@@ -109,7 +116,7 @@ class _Draft:
                     "windows are folded from a Kafka source, and it has none",
                     "Give it source=KafkaSource(...), or drop its aggregations",
                 )
-            planned, fields = _aggregations(view, self.streams[stream], fields)
+            planned, fields = _aggregations(view, self.streams[stream], fields, code is not None)
         return plans.ViewPlan(
             name=view.name,
             kind=kind,
@@ -120,7 +127,7 @@ class _Draft:
             push=push,
             batch=batch,
             aggregations=planned,
-            udf=_udf(view),
+            udf=code,
             online=bool(view.online),
             offline=bool(getattr(view, "offline", False)),
             description=view.description or "",
@@ -130,7 +137,7 @@ class _Draft:
 
     def _stream(self, source: KafkaSource, view: Any) -> plans.StreamSourcePlan:
         options = source.kafka_options
-        messages = plan_messages(source, view, str(self.store.repo_path or "."))
+        messages = plan_messages(source, view, self.repo)
         history = self._file(source)
         log = f"{self.root}/{source.name}"
         if history is not None and history.format == "delta":
@@ -225,12 +232,11 @@ def plan_catalog(config: Any, views: Any) -> tuple[plans.Catalog, list[plans.Vie
 
 
 def _aggregations(
-    view: Any, stream: plans.StreamSourcePlan, fields: tuple[plans.FieldPlan, ...]
+    view: Any, stream: plans.StreamSourcePlan, fields: tuple[plans.FieldPlan, ...], has_udf: bool
 ) -> tuple[tuple[plans.AggregationPlan, ...], tuple[plans.FieldPlan, ...]]:
     """One plan for each feature, and the features in that order."""
     types = {stream.field_mapping.get(f.name, f.name): f.type for f in stream.fields}
     declared = {f.name: f for f in fields}
-    has_udf = _udf(view) is not None
     planned, features = [], []
     for a in view.aggregations:
         wanted = Wanted(
@@ -252,30 +258,24 @@ def _aggregations(
     return tuple(planned), tuple(features)
 
 
-def _udf(view: Any) -> plans.CodePlan | None:
-    function = getattr(view, "udf", None)
-    transformation = getattr(view, "feature_transformation", None)
-    if function is None and transformation is not None:
-        function = getattr(transformation, "udf", None)
-    if function is None:
-        return None
-    mode = str(getattr(view.mode, "value", view.mode))
-    if mode not in {"python", "pandas"}:
-        raise DefinitionError(
-            f"feature view {view.name!r}",
-            f"its transformation has mode {mode!r}",
-            'Use mode="python" or mode="pandas"',
-        )
-    return plans.CodePlan(
-        getattr(function, "__name__", view.name),
-        "pandas" if mode == "pandas" else "python",
-        dill.dumps(function, recurse=True),
-        getattr(view, "udf_string", "") or getattr(transformation, "udf_string", "") or "",
-    )
+def _functions(registry: Any, project: str) -> dict[str, Any]:
+    """The functions of a registry's on-demand views as they were defined.
+
+    Feast's own objects have them made anew from their text, without anything that lies around it:
+    imports, constants, other functions.
+    """
+    return {
+        view.spec.name: dill.loads(body)  # noqa: S301 (the registry is the project's own code)
+        for view in registry.on_demand_feature_views
+        if view.spec.project == project
+        and (body := view.spec.feature_transformation.user_defined_function.body)
+    }
 
 
-def _on_demand(view: OnDemandFeatureView) -> plans.OnDemandPlan:
-    code = _udf(view)
+def _on_demand(
+    view: OnDemandFeatureView, repo: str, functions: dict[str, Any]
+) -> plans.OnDemandPlan:
+    code = plan_code(view, repo, functions.get(view.name))
     if code is None:
         raise DefinitionError(
             f"on-demand feature view {view.name!r}",
@@ -363,6 +363,8 @@ def _redis_url(online_store: Any) -> str:
 def main() -> None:
     """Write the catalogue of the repository `argv[1]` to the file `argv[2]`."""
     repo, target = Path(sys.argv[1]), Path(sys.argv[2])
+    # Feast's registry names what functions use of the project's other modules.
+    sys.path.insert(0, str(repo))
     catalog = build(FeatureStore(repo_path=str(repo)))
     temporary = target.with_suffix(".new")
     temporary.touch(mode=0o600)
