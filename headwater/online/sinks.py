@@ -200,7 +200,9 @@ class RowSink:
         if not n:
             return []
         newest, keys = self._newest[:n], self._keys.texts
-        table = pa.concat_tables(self._tables).take(pa.array(newest[:, 4]))
+        # What a udf makes of some events may be null, or whole, where it is not of others.
+        table = pa.concat_tables(self._tables, promote_options="permissive")
+        table = table.take(pa.array(newest[:, 4]))
         columns = [table[n] if n in table.column_names else None for n in self._names]
         made = newest[:, 1] if self._has_created else None
         rows = self._packer.pack(newest[:, 0], made, columns, newest[:, 2], newest[:, 3])
