@@ -175,7 +175,8 @@ def fold(
     values_f = values.view(np.float64)
     for e in range(first, ts.size):
         slot = slots[key[e]]
-        if offset[e] <= slot[APPLIED]:
+        # A udf may make several rows of one event: those behind the first have its offset too.
+        if offset[e] <= slot[APPLIED] and (offset[e] < slot[APPLIED] or slot[USED] != generation):
             continue
         if watermark[e] > slot[MARK]:
             slot[MARK] = watermark[e]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dill
 import numpy as np
 import pyarrow as pa
@@ -17,7 +19,7 @@ def test_rows_of_batches_of_which_a_udf_made_other_types_are_written_together() 
     key, feature = JoinKeyPlan("user", "INT64"), FieldPlan("x", "DOUBLE")
     view = ViewPlan("v", "row", (key,), (feature,), udf=code)
     sink = make_sink("p", view, OnlineWriter(redis.Redis(), "p"))  # nothing is sent
-    batches = [[None, None], [1, 2], [1.5, None], ["2.5", "3.5"][:0]]
+    batches: list[list[Any]] = [[None, None], [1, 2], [1.5, None], ["2.5", "3.5"][:0]]
     for first, cells in zip(range(0, 8, 2), batches, strict=True):
         numbers = np.arange(first, first + len(cells))
         events = pa.table({"user": numbers, "x": pa.array(cells)})
