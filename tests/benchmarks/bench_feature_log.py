@@ -1,60 +1,72 @@
-"""What the feature log and provenance cost: request rates side by side on one Redis server.
+"""What the feature log and provenance cost, of the request rate and of the processor.
 
-Off, one request in a hundred, every request, and provenance in every answer: in turns of some
-seconds, each round in another order, since the machine's speed drifts; what a mode's rate is to
-that without a log is the median over the rounds. Beside it the processor time a request, of the
-service and of the log's writer, and how long after the load the writer had all in files. Needs
-`wrk`. Writes `bench/feature_log.json` and `feature_log.md`.
+One service (`serving/switched.py`) logs nothing, one request in a hundred, or every request:
+- in turns of a fifth of a second: what the log costs the thread that answers requests, and the
+  other threads, which work for the log alone;
+- in loads of some seconds: the rate, with the log's writer at its work meanwhile. What a load
+  leaves to it is waited for, and the CPU seconds that it takes count as seconds of the load, so
+  that nothing is got by putting it off. The ratio to a load without a log is the median over the
+  rounds, each with its loads in another order.
+
+Provenance in every answer is measured by loads as well. Needs `wrk`. Writes
+`bench/feature_log.json` and `feature_log.md`; exit code 1 where logging all costs more than `BOUND`
+of the rate.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import re
 import statistics
 import sys
 import tempfile
 import time
+import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from headwater.local import LocalRedis
 from headwater.online.columns import warm
-from tests.benchmarks.measure import RESULTS
-from tests.benchmarks.serving import load, servers
+from tests.benchmarks.measure import RESULTS, environment
+from tests.benchmarks.serving import load, servers, turns
 from tests.benchmarks.serving.report import SHAPES
 
-MODES = ("off", "1 %", "all", "in the answer")
+#: The part of the request rate that logging every request may cost.
+BOUND = 0.15
+WAYS = ("off", "1 %", "all")
+ANSWER = "in the answer"
+MODES = (*WAYS, ANSWER)
 #: A file is begun so often: short beside a load, so that what making files costs falls into it.
 FILE_SECONDS = 0.5
 
 
-class Turn(NamedTuple):
-    """One load: its rate, processor microseconds a request, seconds until all was in files."""
+class Phase(NamedTuple):
+    """One load: its rate, processor microseconds a request, and how many CPU seconds of the
+    writer's came after its end."""
 
     rate: float
-    p99_ms: float
     service_us: float
     writer_us: float
-    behind: float
+    left: float
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entities", type=int, default=10_000)
     parser.add_argument("--events", type=int, default=30, help="events an entity in the windows")
-    parser.add_argument("--seconds", type=int, default=4)
-    parser.add_argument("--runs", type=int, default=9)
-    parser.add_argument("--modes", nargs="*", default=list(MODES))
+    parser.add_argument("--seconds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES)
+    parser.add_argument("--only", default="", help="a request, such as 'rows 1x30'")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.seconds, arguments.runs = 2, 5
+        arguments.seconds, arguments.rounds = 5, 1
     warm()
     server = LocalRedis()
     server.start()
@@ -65,81 +77,106 @@ def main() -> None:
     table = markdown(found)
     (RESULTS / "feature_log.md").write_text(table)
     print(table)
+    over = [
+        shape for shape, f in found["shapes"].items()
+        if "all" in f["modes"] and 1 - f["modes"]["all"]["to_off"] > BOUND
+    ]  # fmt: skip
+    if over:
+        sys.stderr.write(f"over {BOUND:.0%} of the request rate: {', '.join(over)}\n")
+    return 1 if over else 0
 
 
 def measure(stack: ExitStack, folder: Path, url: str, arguments: Any) -> dict[str, Any]:
     repo = servers.make_repo(folder / "ours", "headwater.online.RedisOnlineStore", url)
     servers.fill_rows(repo, url, arguments.entities)
     windows = servers.fill_windows(repo, url, arguments.entities, arguments.events)
-    running = {"off": stack.enter_context(servers.headwater(repo, url))}
-    running["in the answer"] = running["off"]
-    for mode, sample in (("1 %", "0.01"), ("all", "1")):
-        settings = {"HEADWATER_FEATURE_LOG": str(folder / mode),
-                    "HEADWATER_FEATURE_LOG_SAMPLE": sample,
-                    "HEADWATER_FEATURE_LOG_SECONDS": str(FILE_SECONDS)}  # fmt: skip
-        running[mode] = stack.enter_context(servers.headwater(repo, url, **settings))
-    found: dict[str, Any] = {"at": servers.stamp(), **vars(arguments), "rates": {}}
+    log, took = folder / "log", folder / "took.json"
+    settings = {
+        "HEADWATER_FEATURE_LOG": str(log), "HEADWATER_FEATURE_LOG_SECONDS": str(FILE_SECONDS),
+    }  # fmt: skip
+    running = stack.enter_context(turns.service(repo, url, "log", took, **settings))
+    ways = [way for way in WAYS if way in arguments.modes]
+    found: dict[str, Any] = {
+        "at": servers.stamp(), "environment": environment("uvicorn", "pyarrow"), **vars(arguments),
+        "shapes": {},
+    }  # fmt: skip
     chance = random.Random(1)
     for name, features in (("rows", servers.ROW_FEATURES), ("windows", windows)):
         for shape, n, connections in SHAPES:
-            turns: dict[str, list[Turn]] = {mode: [] for mode in arguments.modes}
-            for _ in range(arguments.runs + 1):
+            if arguments.only not in {"", f"{name} {shape}"}:
+                continue
+            asked = (features, n, arguments.entities, connections)
+            # The first load is for the processes, which are new to it.
+            phase(running, log, took, ways[-1], asked, 1)
+            phases: dict[str, list[Phase]] = {mode: [] for mode in arguments.modes}
+            for _ in range(arguments.rounds):
                 for mode in chance.sample(arguments.modes, len(arguments.modes)):
-                    more = {"provenance": True} if mode == "in the answer" else {}
-                    ask = (features, n, arguments.entities, connections, arguments.seconds)
-                    turns[mode].append(turn(running[mode], folder / mode, ask, more))
-            found["rates"][f"{name} {shape}"] = medians(turns)
-            print(f"{name} {shape}", found["rates"][f"{name} {shape}"], file=sys.stderr, flush=True)
-    found["vectors"] = {
-        mode: {kind: _logged(running[mode].url, kind) for kind in ("written", "dropped", "failed")}
-        for mode in ("1 %", "all")
-    }
+                    one = phase(running, log, took, mode, asked, arguments.seconds)
+                    phases[mode].append(one)
+            kept = found["shapes"][f"{name} {shape}"] = {
+                "loads": {mode: [one._asdict() for one in of] for mode, of in phases.items()},
+                "modes": medians(phases),
+                "turns": switched(running, log, took, ways, asked, 2 * arguments.seconds),
+            }
+            print(f"{name} {shape}", kept["modes"], kept["turns"], file=sys.stderr, flush=True)
+    found["vectors"] = {one: _logged(running.url, one) for one in ("written", "dropped", "failed")}
     return found
 
 
-def medians(turns: dict[str, list[Turn]]) -> dict[str, dict[str, float]]:
-    """Of each mode; the first turns are left out, since the processes are new."""
+def medians(phases: dict[str, list[Phase]]) -> dict[str, dict[str, float]]:
+    """Of each mode."""
     found = {}
-    for mode, of in turns.items():
-        pairs = zip(of[1:], turns["off"][1:], strict=True)
+    for mode, of in phases.items():
+        pairs = zip(of, phases["off"], strict=True)
         found[mode] = {"to_off": statistics.median(t.rate / off.rate for t, off in pairs)}
-        for what in Turn._fields:
-            found[mode][what] = statistics.median(getattr(t, what) for t in of[1:])
+        for what in Phase._fields:
+            found[mode][what] = statistics.median(getattr(t, what) for t in of)
     return found
 
 
-def turn(running: servers.Running, log: Path, ask: Any, more: dict[str, Any]) -> Turn:
+def phase(
+    running: servers.Running, log: Path, took: Path, mode: str, asked: Any, seconds: int
+) -> Phase:
     """One load, and then the wait until nothing of it is left to do."""
-    features, n, entities, connections, seconds = ask
-    before = _used(running.pid)
-    run = load.run(running.url, features, n, entities, connections, seconds, None, **more)
-    loaded = _used(running.pid)
-    start = time.monotonic()
-    while any(log.rglob("*.segment")):
-        time.sleep(0.02)
-    behind = time.monotonic() - start
-    requests = run.rate * seconds
-    return Turn(
-        run.rate, run.p99_ms, (loaded[0] - before[0]) / requests * 1e6,
-        (_used(running.pid)[1] - before[1]) / requests * 1e6, behind,
+    more = {"provenance": True} if mode == ANSWER else {}
+    way = "off" if mode == ANSWER else mode
+    found = turns.measured(running, took, [way], asked, seconds, **more)
+    before, loaded = found.children
+    _drain(log)
+    after, one = turns.children_seconds(running.pid), found.took[way]
+    requests, left = one["requests"], after - loaded
+    return Phase(
+        requests / (one["seconds"] + left), one["cpu_seconds"] / requests * 1e6,
+        (after - before) / requests * 1e6, left,
     )  # fmt: skip
 
 
-def _used(pid: int) -> tuple[float, float]:
-    """Seconds of the processor that a service has used, and its children."""
-    process = psutil.Process(pid)
+def switched(
+    running: servers.Running, log: Path, took: Path, ways: Sequence[str], asked: Any, seconds: int
+) -> dict[str, float]:
+    """Microseconds of the processor a request, of the thread that answers, each way; `more` is what
+    the other threads took, for a request that was logged, and `writer` the log's writer.
 
-    def of(one: psutil.Process) -> float:
-        times = one.cpu_times()
-        return float(times.user + times.system)
+    With one request in a hundred logged, no thread of its own shows beside the turns that log all.
+    """
+    of, (before, _) = turns.measured(running, took, ways, asked, seconds)
+    _drain(log)
+    writer = turns.children_seconds(running.pid) - before
+    found = {way: one["loop_seconds"] / one["requests"] * 1e6 for way, one in of.items()}
+    logged = sum(of[way]["requests"] * share for way, share in (("1 %", 0.01), ("all", 1))
+                 if way in of)  # fmt: skip
+    others = sum(one["cpu_seconds"] - one["loop_seconds"] for one in of.values())
+    return {**found, "more": others / logged * 1e6, "writer": writer / logged * 1e6}
 
-    return of(process), sum(of(child) for child in process.children())
+
+def _drain(log: Path) -> None:
+    """Wait until all vectors are in files."""
+    time.sleep(0.6)  # the service's thread takes what waits for it twice a second
+    while any(log.rglob("*.segment")):
+        time.sleep(0.02)
 
 
 def _logged(url: str, outcome: str) -> float:
-    import re
-    import urllib.request
-
     text = urllib.request.urlopen(f"{url}/metrics").read().decode()
     found = re.search(rf'logged_vectors_total{{outcome="{outcome}"}} (\S+)', text)
     return float(found[1]) if found else 0.0
@@ -147,21 +184,23 @@ def _logged(url: str, outcome: str) -> float:
 
 def markdown(found: dict[str, Any]) -> str:
     lines = [
-        f"Measured {found['at']}; medians of {found['runs']} runs of {found['seconds']} s. "
-        f"Vectors: {found['vectors']}.", "",
-        "| request | log | requests/s | to off | p99 ms | service µs/request | writer µs/request | "
-        "in files after s |",
+        f"{found['environment']}, load generator and Redis included; {found['at']}; medians of "
+        f"{found['rounds']} loads of {found['seconds']} s. Vectors: {found['vectors']}.", "",
+        "| request | log | requests/s | to off | service us/request | writer us/request | "
+        "left to it s | in turns of 0.2 s: answering us/request |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
-    for request, modes in found["rates"].items():
-        for mode, f in modes.items():
+    for request, f in found["shapes"].items():
+        for mode, of in f["modes"].items():
+            turn = f"{f['turns'][mode]:.1f}" if mode in f["turns"] else ""
+            if mode == "all":
+                turn += f" + {f['turns']['more']:.1f} in other threads"
             lines.append(
-                f"| {request} | {mode} | {f['rate']:,.0f} | {f['to_off']:.3f} | "
-                f"{f['p99_ms']:.2f} | {f['service_us']:.0f} | {f['writer_us']:.0f} | "
-                f"{f['behind']:.1f} |"
+                f"| {request} | {mode} | {of['rate']:,.0f} | {of['to_off']:.3f} | "
+                f"{of['service_us']:.1f} | {of['writer_us']:.1f} | {of['left']:.2f} | {turn} |"
             )
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

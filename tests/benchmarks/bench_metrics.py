@@ -9,13 +9,9 @@ rate falls by more than `BOUND`.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import signal
 import statistics
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from contextlib import ExitStack
@@ -27,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from headwater.local import LocalRedis
 from headwater.online.columns import warm
 from tests.benchmarks.measure import RESULTS, environment
-from tests.benchmarks.serving import load, servers
+from tests.benchmarks.serving import load, servers, turns
 from tests.benchmarks.serving.report import SHAPES
-from tests.waiting import until
+from tests.benchmarks.serving.switched import Took
 
 #: The part of the request rate that metrics may cost.
 BOUND = 0.05
@@ -68,11 +64,8 @@ def measure(stack: ExitStack, folder: Path, url: str, arguments: Any) -> dict[st
     repo = servers.make_repo(folder / "ours", "headwater.online.RedisOnlineStore", url)
     servers.fill_rows(repo, url, arguments.entities)
     windows = servers.fill_windows(repo, url, arguments.entities, arguments.events)
-    program = str(Path(__file__).with_name("serving") / "switched.py")
-    took, program = folder / "took.json", Path(__file__).with_name("serving") / "switched.py"
-    running = stack.enter_context(
-        servers.headwater(repo, url, (str(program),), SWITCHED_INTO=str(took))
-    )
+    took = folder / "took.json"
+    running = stack.enter_context(turns.service(repo, url, "metrics", took))
     found: dict[str, Any] = {
         "at": servers.stamp(), "environment": environment("uvicorn"), **vars(arguments),
         "scrape_ms": _scrape_ms(running), "shapes": {},
@@ -84,18 +77,8 @@ def measure(stack: ExitStack, folder: Path, url: str, arguments: Any) -> dict[st
                 continue
             rounds = []
             for _ in range(arguments.rounds):
-                took.unlink(missing_ok=True)
-                asked = (running.url, features, n, arguments.entities, connections)
-                # Both ways are measured within the load alone, not while it comes up or ends.
-                loaded = threading.Thread(target=load.run, args=(*asked, arguments.seconds + 2))
-                loaded.start()
-                time.sleep(1)
-                os.kill(running.pid, signal.SIGUSR1)
-                time.sleep(arguments.seconds)
-                os.kill(running.pid, signal.SIGUSR2)
-                loaded.join()
-                until(took.exists)
-                one = json.loads(took.read_text())
+                asked = (features, n, arguments.entities, connections)
+                one = turns.measured(running, took, ("on", "off"), asked, arguments.seconds).took
                 rounds.append({way: _per_request(one[way]) for way in ("on", "off")})
             ratios = [(r["on"], r["off"]) for r in rounds]
             found["shapes"][f"{name} {shape}"] = {
@@ -107,7 +90,7 @@ def measure(stack: ExitStack, folder: Path, url: str, arguments: Any) -> dict[st
     return found
 
 
-def _per_request(took: dict[str, Any]) -> dict[str, float]:
+def _per_request(took: Took) -> dict[str, float]:
     """Requests a second; the service's CPU time for each, microseconds."""
     return {
         "rate": took["requests"] / took["seconds"],

@@ -1,10 +1,11 @@
-"""The service as it is, but that it counts and watches nothing every other fifth of a second.
+"""The service as it is, but that what it keeps besides answering can be switched while it runs.
 
-So one process shows what metrics cost: two processes of the same program differ by more than that,
-by where their memory happens to lie, and a machine's speed drifts within seconds. Started as
-`python switched.py --repo DIR`; from SIGUSR1 to SIGUSR2 it takes turns, and then writes what either
-way took (`Took`) to the file that SWITCHED_INTO names. Users have no such switch, since they
-need none.
+So one process shows what metrics or the feature log cost: two processes of the same program differ
+by more than that, by where their memory happens to lie, and a machine's speed drifts within
+seconds. Started as `python switched.py --repo DIR`; SWITCHED names one of `_SWITCHES`, and
+SWITCHED_INTO a file. From SIGUSR1 to SIGUSR2 the service takes turns of `TURN_SECONDS` in the ways
+that the file lists (one way alone is held), and then writes there what each took (`Took`).
+`serving/turns.py` does all that. Users have no such switch, since they need none.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from uvicorn.server import ServerState
 
 from service.__main__ import main
+from service.feature_log import Recorder
 from service.metrics import Level, Metrics, Spread, Tally
 from service.observed import Observed
 from service.ui.history import History
@@ -46,7 +49,20 @@ def _answered(*_: Any) -> Spread:
     return _NOWHERE
 
 
-_OFF: dict[tuple[type, str], Any] = {
+def _none(*_: Any) -> Sequence[int]:
+    return ()
+
+
+def _sampled(rate: float) -> Callable[[Recorder, int], Sequence[int]]:
+    def sample(recorder: Recorder, n: int) -> Sequence[int]:
+        recorder._rate = rate
+        return _sample(recorder, n)
+
+    return sample
+
+
+_sample = Recorder.sample
+_METRICS: dict[tuple[type, str], Any] = {
     **{(Tally, name): _nothing for name in ("count", "ended", "singles")},
     **{(Level, name): _nothing for name in ("add", "set")},
     (Spread, "observe"): _nothing,
@@ -55,13 +71,27 @@ _OFF: dict[tuple[type, str], Any] = {
     (Observed, "look"): _nothing,
     (History, "take"): _nothing,
 }
-_ON = {(owner, name): getattr(owner, name) for owner, name in _OFF}
+#: What can be switched -> its ways, each with what it has in place of the service's own. A service
+#: is in the first way where nothing is measured.
+_SWITCHES: dict[str, dict[str, dict[tuple[type, str], Any]]] = {
+    "metrics": {
+        "on": {at: getattr(*at) for at in _METRICS},
+        "off": _METRICS,
+    },
+    "log": {
+        "off": {(Recorder, "sample"): _none},
+        "1 %": {(Recorder, "sample"): _sampled(0.01)},
+        "all": {(Recorder, "sample"): _sampled(1.0)},
+    },
+}
 
 
 class Took(TypedDict):
-    """One way's seconds, the process's CPU time in them, and the requests that were answered."""
+    """One way's seconds, and in them the CPU seconds of the thread that answers requests and of
+    the whole process, and the requests that were answered."""
 
     seconds: float
+    loop_seconds: float
     cpu_seconds: float
     requests: int
 
@@ -69,41 +99,54 @@ class Took(TypedDict):
 class _Turns:
     """Takes turns, and keeps what they took."""
 
-    def __init__(self) -> None:
-        self.took: dict[str, Took] = {}
-        self._way = "on"
-        self._since = (0.0, 0.0, 0)
+    def __init__(self, ways: dict[str, dict[tuple[type, str], Any]], file: Path) -> None:
+        self._ways, self._file = ways, file
+        self._taken: list[str] = []
+        self._took: dict[str, Took] = {}
+        self._since = (0.0, 0.0, 0.0, 0)
         self._states: list[ServerState] = []
+        self._use(next(iter(ways)))
+
+    def _use(self, way: str) -> None:
+        self._way = way
+        for (owner, name), made in self._ways[way].items():
+            setattr(owner, name, made)
 
     def begin(self, *_: Any) -> None:
-        self.took = {way: Took(seconds=0.0, cpu_seconds=0.0, requests=0) for way in ("on", "off")}
+        self._taken = json.loads(self._file.read_text())
+        self._took = {
+            way: Took(seconds=0.0, loop_seconds=0.0, cpu_seconds=0.0, requests=0)
+            for way in self._taken
+        }
+        self._use(self._taken[0])
         self._since = self._now()
         signal.setitimer(signal.ITIMER_REAL, TURN_SECONDS, TURN_SECONDS)
 
     def switch(self, *_: Any) -> None:
+        if not self._taken:  # the alarm came with the end
+            return
         now = self._now()
-        seconds, cpu, requests = (b - a for a, b in zip(self._since, now, strict=True))
-        took = self.took[self._way]
+        seconds, loop, cpu, requests = (b - a for a, b in zip(self._since, now, strict=True))
+        took = self._took[self._way]
         took["seconds"] += seconds
+        took["loop_seconds"] += loop
         took["cpu_seconds"] += cpu
         took["requests"] += round(requests)
-        self._way = "off" if self._way == "on" else "on"
-        for (owner, name), made in (_ON if self._way == "on" else _OFF).items():
-            setattr(owner, name, made)
+        self._use(self._taken[(self._taken.index(self._way) + 1) % len(self._taken)])
         self._since = self._now()
 
     def end(self, *_: Any) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         self.switch()
-        if self._way == "off":
-            self.switch()
-        new = Path(os.environ["SWITCHED_INTO"] + ".new")
-        new.write_text(json.dumps(self.took))
-        new.replace(os.environ["SWITCHED_INTO"])
+        self._taken = []
+        self._use(next(iter(self._ways)))
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(self._took))
+        new.replace(self._file)
 
-    def _now(self) -> tuple[float, float, int]:
+    def _now(self) -> tuple[float, float, float, int]:
         (state,) = self._states
-        return time.perf_counter(), time.process_time(), state.total_requests
+        return time.perf_counter(), time.thread_time(), time.process_time(), state.total_requests
 
     def made(self, state: ServerState) -> None:
         """uvicorn makes one, and tells nobody else."""
@@ -112,7 +155,8 @@ class _Turns:
 
 
 if __name__ == "__main__":
-    turns, _make = _Turns(), ServerState.__init__
+    _make = ServerState.__init__
+    turns = _Turns(_SWITCHES[os.environ["SWITCHED"]], Path(os.environ["SWITCHED_INTO"]))
     ServerState.__init__ = lambda state: turns.made(state)  # type: ignore[method-assign]
     signal.signal(signal.SIGALRM, turns.switch)
     signal.signal(signal.SIGUSR1, turns.begin)
