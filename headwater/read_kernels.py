@@ -332,6 +332,33 @@ def section_origins(words, sizes, header, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def row_heads(data, sizes, parts, counts, heads, used):
+    """The heads of packed rows: all that `row_origins` reads of them.
+
+    The rows lie part by part, each with `parts[p]` rows of every view, view by view; `sizes` has
+    the bytes of each row. `heads` [views, bytes]: of each view's rows, one behind the other, of
+    which `used` [views] (0 before) are used; `counts` [views, n] the bytes of each.
+    """
+    row = start = first = 0
+    for p in range(parts.shape[0]):
+        for view in range(counts.shape[0]):
+            end = used[view]
+            for i in range(parts[p]):
+                head = sizes[row]
+                if head >= 12:
+                    flags = data[start]
+                    head = min(head, 12 + (8 if flags & 2 else 0) + (12 if flags & 4 else 0))
+                for j in range(head):
+                    heads[view, end + j] = data[start + j]
+                counts[view, first + i] = head
+                end += head
+                start += sizes[row]
+                row += 1
+            used[view] = end
+        first += parts[p]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def row_origins(data, sizes, fingerprints, numbers, state):
     """`numbers` [4, n]: event time, created, partition, offset of packed rows (`headwater.codec`).
 

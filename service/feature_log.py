@@ -1,8 +1,9 @@
 """Logs vectors as they are served: taken note of by the event loop, kept on disk by a thread, made
 into Parquet files by a process of low priority.
 
-A request costs the bytes of its record in a queue. The thread appends them to a segment twice a
-second (`headwater.offline.log_segments`), and hands full segments to the process
+What a request was answered from is kept in a queue as it is, or as the bytes of a record
+(`service.log_records`). The thread appends that to a segment twice a second
+(`headwater.offline.log_segments`), and hands full segments to the process
 (`headwater.offline.log_writer`). Where either falls behind, vectors are not logged and counted; no
 request waits for it, and none fails by it.
 """
@@ -27,6 +28,7 @@ from headwater.online.connect import connect
 from headwater.online.progress import Place, Progress
 from headwater.settings import Settings
 from service.found import Found
+from service.log_blocks import Part, RowsPart, Scratch
 from service.log_process import LogProcess
 from service.log_records import LogRecords
 from service.metrics import Metrics
@@ -56,6 +58,14 @@ class Seen(NamedTuple):
     places: Mapping[Place, int]
 
 
+class _Record(NamedTuple):
+    """The bytes of a request's record."""
+
+    now_us: int
+    n: int
+    data: bytes
+
+
 class Recorder:
     """Takes note of vectors of one plan. The event loop calls `take`, the thread all else.
 
@@ -64,12 +74,13 @@ class Recorder:
 
     def __init__(
         self, records: LogRecords, head: Head, rate: float, prefixes: Mapping[str, bytes],
-        limit: int, lost: Callable[[str, int], None], wake: Callable[[], None],
+        limit: int, lost: Callable[[str, int], None], wake: Callable[[], None], scratch: Scratch,
     ) -> None:  # fmt: skip
         """limit: vectors in the queue. lost: is told of vectors that are not logged, and why."""
         self._records, self._head, self._rate, self._prefixes = records, head, rate, prefixes
-        self._limit, self._lost, self._wake = limit, lost, wake
-        self._queue: deque[tuple[int, int, bytes]] = deque()
+        self._limit, self._lost, self._wake, self._scratch = limit, lost, wake, scratch
+        self._queue: deque[_Record | Part | RowsPart] = deque()
+        self._vector_bytes = records.layout.vector_bytes if records.layout else 0
         self._taken = self._drained = 0
         self._bytes_taken = self._bytes_drained = 0
         self._segment: Segment | None = None
@@ -87,37 +98,49 @@ class Recorder:
             return range(n)
         return [i for i in range(n) if random() < self._rate]  # noqa: S311 (a sample, no secret)
 
-    @property
-    def takes_turns(self) -> bool:
-        """Whether `take_turn` is for this plan."""
-        return self._records.takes_turns
-
     def take(
         self, now_us: int, n: int, entities: Mapping[str, Sequence[Any]],
         data: Sequence[bytes | None], served: Found,
     ) -> None:  # fmt: skip
         """A served request."""
-        self._take(now_us, n, partial(self._records.record, now_us, n, entities, data, served))
-
-    def take_turn(self, now_us: int, entities: dict[str, list[Any]], turn: Turn) -> None:
-        """Served requests for one entity each."""
-        n = turn.words.event_us.shape[1]
-        self._take(now_us, n, partial(self._records.turn, now_us, entities, turn))
-
-    def _take(self, now_us: int, n: int, made: Callable[[], bytes]) -> None:
-        waiting = self._taken - self._drained + n
-        if waiting > self._limit or self.full:
-            self._lost("dropped", n)
+        if not self._has_room(n):
+            return
+        part = self._records.part(now_us, n, entities, served) if n > 1 else None
+        if part is not None:
+            self._keep(part, n * self._vector_bytes)
             return
         try:
-            record = made()
+            record = self._records.record(now_us, n, entities, data, served)
         except (TypeError, ValueError, OverflowError, NotImplementedError):
             self._lost("failed", n)
             return
-        self._taken += n
-        self._bytes_taken += len(record)
-        self._queue.append((now_us, n, record))
-        many = waiting > self._limit // 4
+        self._keep(_Record(now_us, n, record), len(record))
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether `take_turn` is for this plan."""
+        return self._records.layout is not None
+
+    def take_turn(
+        self, now_us: int, entities: Sequence[Mapping[str, Sequence[Any]]], turn: Turn
+    ) -> None:
+        """Served requests for one entity each."""
+        n = len(entities)
+        if self._has_room(n):
+            self._keep(self._records.part_of_turn(now_us, entities, turn), n * self._vector_bytes)
+
+    def _has_room(self, n: int) -> bool:
+        """Whether so many vectors more may wait; they are counted where not."""
+        if self._taken - self._drained + n > self._limit or self.full:
+            self._lost("dropped", n)
+            return False
+        return True
+
+    def _keep(self, kept: Part | RowsPart | _Record, size: int) -> None:
+        self._taken += kept.n
+        self._bytes_taken += size
+        self._queue.append(kept)
+        many = self._taken - self._drained > self._limit // 4
         if many or self._bytes_taken - self._bytes_drained > WAKE_BYTES:
             self._wake()
 
@@ -131,18 +154,47 @@ class Recorder:
         taken = [self._queue.popleft() for _ in range(len(self._queue))]
         if not taken:
             return
-        vectors = sum(n for _, n, _ in taken)
-        self._drained += vectors
-        self._bytes_drained += sum(len(record) for _, _, record in taken)
+        self._drained += sum(one.n for one in taken)
+        self._bytes_drained = self._bytes_taken
+        packed, vectors = self._packed(taken)
         try:
             if self._segment is None:
-                self._open(taken[0][0], seen)
+                self._open(taken[0].now_us, seen)
             assert self._segment is not None  # noqa: S101 (narrows the type for mypy)
-            self._segment.append([record for _, _, record in taken])
+            self._segment.append(packed)
         except OSError:
             self._lost("failed", vectors)
             raise
+        finally:
+            self._scratch.clear()
         self.rows += vectors
+
+    def _packed(
+        self, taken: Sequence[Part | RowsPart | _Record]
+    ) -> tuple[list[Sequence[Any]], int]:
+        """What was taken from the queue as `Segment.append` takes it, and how many vectors."""
+        packed: list[Sequence[Any]] = []
+        vectors = 0
+        alike: dict[Any, list[Any]] = {}
+        for one in taken:
+            if isinstance(one, _Record):
+                packed.append([one.data])
+                vectors += one.n
+            else:
+                kind = one.turn if isinstance(one, Part) else one.sizes
+                alike.setdefault(kind, []).append(one)
+        for kind, parts in alike.items():
+            n = sum(part.n for part in parts)
+            assert self._records.layout is not None  # noqa: S101 (there are parts)
+            pack = self._records.layout.packed_rows
+            if isinstance(kind, bool):
+                pack = partial(self._records.layout.packed, scratch=self._scratch)
+            try:
+                packed.append(pack(parts))
+                vectors += n
+            except (TypeError, ValueError, OverflowError):
+                self._lost("failed", n)
+        return packed, vectors
 
     def _open(self, first_us: int, seen: Sequence[Seen]) -> None:
         self._segment = Segment(folder_of(self._head.path), first_us, self._head)
@@ -191,7 +243,7 @@ class FeatureLogs:
         self._recorders: list[Recorder] = []
         self._read_us = int(1e6 * settings.redis_timeout_seconds) + 500_000
         self._seen: deque[Seen] = deque()
-        self._process = LogProcess()
+        self._process, self._scratch = LogProcess(), Scratch()
         self._awake, self._stopping = threading.Event(), False
         self._thread: threading.Thread | None = None
         self._progress: Progress | None = None
@@ -206,7 +258,7 @@ class FeatureLogs:
         recorder = Recorder(
             records, Head(records.log_plan, place.path, place.s3_endpoint, self._read_us),
             place.sample_rate, {read.reader.view.name: read.reader.prefix for read in reads},
-            self._settings.feature_log_queue, self._lose, self._awake.set,
+            self._settings.feature_log_queue, self._lose, self._awake.set, self._scratch,
         )  # fmt: skip
         with self._lock:
             self._project = catalog.project

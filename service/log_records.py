@@ -12,11 +12,11 @@ from headwater.arrow import arrow_type
 from headwater.catalog import Catalog
 from headwater.offline.feature_log import LoggedRead, LogPlan, log_plan
 from headwater.offline.log_segments import Many, ReadRecord, packed
-from headwater.offline.log_segments import Turn as TurnRecord
-from headwater.online.columns import ViewColumns
+from headwater.online.columns import Joined, ViewColumns, columns_of
 from headwater.online.provenance import Provenance
 from service.arrow import texts_of
 from service.found import Found
+from service.log_blocks import Layout, Part, RowsPart
 from service.requests import FeaturePlan
 from service.single import Turn
 
@@ -44,8 +44,15 @@ class LogRecords:
             {at: kind for at, f in enumerate(read.features) if _odd(kind := own[f])}
             for read, own in zip(reads, types, strict=True)
         ]
-        #: No view is read twice, so that all that was read is logged.
-        self.takes_turns = len(self._places) == len(plan.reads)
+        #: What parts hold; None where vectors hold what parts do not, or a view is read twice, so
+        #: that not all that was read is logged.
+        self.layout: Layout | None = None
+        readers = [columns_of(read.reader, read.features) for read in reads]
+        fits = len(reads) == len(plan.reads) and not plan.on_demand
+        if fits and all(reader.word_rows is not None for reader in readers):
+            names = tuple(plan.key_types)
+            self.layout = Layout(names, tuple(len(read.features) for read in reads))
+        self._windows = [read.reader.view.kind == "window" for read in reads]
         self._request_types = plan.request_types
         self._computed = [{f.name: f.type for f in view.features} for view in plan.on_demand]
 
@@ -70,26 +77,40 @@ class LogRecords:
     def _of_each(self) -> Any:
         return zip(self._aliases, self._provenance, self._places, strict=True)
 
-    def turn(self, now_us: int, entities: dict[str, list[Any]], turn: Turn) -> bytes:
-        """Requests for one entity each, as `log_segments` keeps them; only where `takes_turns`.
-
-        entities: of all of them. Raises TypeError, ValueError or OverflowError where they are
-        such as cannot be written.
-        """
+    def part_of_turn(
+        self, now_us: int, entities: Sequence[Mapping[str, Sequence[Any]]], turn: Turn
+    ) -> Part:
+        """What is kept of requests for one entity each; only where there is a `layout`."""
         words, status, event_us, nulls, _ = turn.words
-        if len(turn.joined) == len(self._provenance):
-            origins: Any = [
-                reader.origins((), joined)
-                for reader, joined in zip(self._provenance, turn.joined, strict=True)
-            ]
-        else:
-            origins = [(turn.joined[0].data.data, turn.sizes.data)]
-        return packed(
-            TurnRecord(
-                now_us, words.shape[1], entities, words.T.tobytes(),
-                status.T.tobytes() if nulls[0] else None, event_us.T.tobytes(), origins,
-            )
+        codes, n = status if nulls[0] else None, len(entities)
+        origins = [self._kept(i, joined) for i, joined in enumerate(turn.joined)]
+        return Part(now_us, n, True, entities, (words,), (codes,), (event_us,), origins)
+
+    def part(
+        self, now_us: int, n: int, entities: Mapping[str, Sequence[Any]], served: Found
+    ) -> Part | RowsPart | None:
+        """What is kept of a request of numbers alone, as Redis held them; None for any other."""
+        reads = served.columns
+        if self.layout is None or served.replaced:
+            return None
+        rows = [c.joined for c in reads if c.status is None and c.joined]
+        sizes = tuple([each.sizes for each in rows if isinstance(each.sizes, int)])
+        # Of wide rows of which little was asked for, the values are less.
+        if len(sizes) == len(reads) and sum(sizes) <= self.layout.vector_bytes:
+            return RowsPart(now_us, n, entities, [each.data for each in rows], sizes)
+        if any(c.lists for c in reads):
+            return None
+        origins = [self._kept(i, c.joined) for i, c in enumerate(reads) if c.joined is not None]
+        return Part(
+            now_us, n, False, (entities,), [block.numbers for c in reads for block in c.blocks],
+            [c.status for c in reads], [np.asarray(c.event_us) for c in reads], origins,
         )  # fmt: skip
+
+    def _kept(self, read: int, joined: Joined) -> Joined | bytes:
+        """Rows are kept as they are. Windows are many times what they were made of."""
+        if not self._windows[read]:
+            return joined
+        return bytes(self._provenance[read].origins((), joined).data)
 
     def record(
         self, now_us: int, n: int, entities: Mapping[str, Sequence[Any]],

@@ -212,16 +212,9 @@ class Prepared:
                 found = self.found(one.entities, one.data, 1, now_us)
                 recorder.take(now_us, 1, one.entities, one.data, found)
             return
-        alike: dict[tuple[str, ...], list[int]] = {}
-        for i in at:
-            alike.setdefault(tuple(asked[i].entities), []).append(i)
-        for names, places in alike.items():
-            entities = {name: [asked[i].entities[name][0] for i in places] for name in names}
-            if len(places) < len(asked):
-                part = self._single.some([one.data for one in asked], turn, places)
-                recorder.take_turn(now_us, entities, part)
-            else:
-                recorder.take_turn(now_us, entities, turn)
+        if len(at) < len(asked):
+            turn = self._single.some([one.data for one in asked], turn, at)
+        recorder.take_turn(now_us, [asked[i].entities for i in at], turn)
 
     def _any_older(self, found: Words, now_us: int) -> bool:
         """Whether some value is past the age above which values are not simply served."""

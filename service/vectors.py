@@ -23,7 +23,7 @@ from headwater.online import columns
 from headwater.online.cluster_link import ClusterLink
 from headwater.online.link import Done, Gather, Link
 from headwater.settings import Settings
-from service import counting, single
+from service import counting, log_blocks, single
 from service.access import ANONYMOUS
 from service.arrow import MEDIA_TYPE, stream
 from service.budgets import Clocks, PastObjectiveError
@@ -149,6 +149,7 @@ class Vectors:
         columns.warm()
         counting.warm()
         single.warm()
+        log_blocks.warm()
 
     def use(self, catalog: Catalog) -> Planner:
         planner = Planner(catalog)

@@ -20,10 +20,11 @@ from headwater.offline.feature_log import (
     system_columns,
     titled,
 )
-from headwater.offline.log_segments import Many, ReadRecord, Record, Turn
+from headwater.offline.log_segments import Block, Many, ReadRecord, Record, Rows
 from headwater.online.arrays import feature_array
-from headwater.online.columns import Block, Int64, Joined, ViewColumns, Words, columns_of
-from headwater.online.provenance import Origins, Provenance, row_columns
+from headwater.online.columns import Block as Columns
+from headwater.online.columns import Int64, Joined, RowColumns, ViewColumns, Words, columns_of
+from headwater.online.provenance import WINDOW_TYPE, Origins, Provenance, row_heads
 from headwater.online.values import ViewReader
 from headwater.quality.budgets import budgets
 
@@ -77,38 +78,47 @@ class LogColumns:
         records = [record for record, _, _ in rows]
         sizes = np.array([record.n for record in records], np.int64)
         of_each = pa.array(np.repeat(np.arange(len(rows)), sizes))
-        times = pa.array(np.array([record.now_us for record in records])).take(of_each)
         columns: dict[str, pa.Array] = {}
         for column, kind in self._plan.key_types().items():
-            columns[column] = pa.array(_chained(records, column), key_type(kind))
+            columns[column] = _keys(_chained(records, column), key_type(kind))
         for column, kind in self._plan.request_types().items():
             columns[column] = array_of(_chained(records, column), kind)
-        if isinstance(records[0], Turn):
-            found, made_of = self._of_turns(records, sizes)  # type: ignore[arg-type]
+        first = records[0]
+        many: Any = records  # of one kind
+        if isinstance(first, Many):
+            times = pa.array(np.array([record.now_us for record in many])).take(of_each)
+            request = pa.array([name for _, _, name in rows]).take(of_each)
+            found, made_of = self._of_requests(many, sizes)
         else:
-            found, made_of = self._of_requests(records, sizes)  # type: ignore[arg-type]
+            times = pa.array(_joined([record.now_us for record in many], np.int64))
+            request = _request_ids(many, [name for _, _, name in rows], sizes)
+            made = self._of_blocks if isinstance(first, Block) else self._of_rows
+            found, made_of = made(many, sizes)
         for place, read in enumerate(self._plan.reads):
             columns |= self._values(read, place, found[place], len(times))
             columns[provenance_column(read)] = made_of[place]
             if self._replacing[place]:
                 columns[replaced_column(read)] = _replaced(records, place)
         columns |= self._on_demand(records, times)
-        request = pa.array([*chain.from_iterable(map(_request_ids, rows))])
         wholes = pa.array([whole for _, whole, _ in rows], pa.int32()).take(of_each)
         version = self._plan.catalog.version
-        return pa.table(columns | system_columns(times, request, wholes, version))
+        table = pa.table(columns | system_columns(times, request, wholes, version))
+        for column in self._plan.key_types():
+            if table[column].null_count:  # a key of no value that fits
+                table = table.filter(table[column].is_valid())
+        return table
 
-    def _of_turns(
-        self, records: Sequence[Turn], sizes: Int64
+    def _of_blocks(
+        self, records: Sequence[Block], sizes: Int64
     ) -> tuple[list[ViewColumns], list[pa.Array]]:
         """Of each read its columns, and what they were made of."""
-        n, n_features = int(sizes.sum()), self._features[-1].stop
-        words = _rows([r.words for r in records], np.int64, n, n_features)
-        event_us = _rows([r.event_us for r in records], np.int64, n, len(self._readers))
+        n_features, n_reads = self._features[-1].stop, len(self._readers)
+        words = _beside([r.words for r in records], np.int64, n_features, sizes)
+        event_us = _beside([r.event_us for r in records], np.int64, n_reads, sizes)
         status = None
-        if any(r.status is not None for r in records):
-            codes = [bytes(r.n * n_features) if r.status is None else r.status for r in records]
-            status = _rows(codes, np.uint8, n, n_features)
+        if any(len(r.status) for r in records):
+            codes = [r.status if len(r.status) else bytes(r.n * n_features) for r in records]
+            status = _beside(codes, np.uint8, n_features, sizes)
         none = np.zeros((n_features, 0), np.uint8)
         found = []
         for place, (reader, at) in enumerate(zip(self._readers, self._features, strict=True)):
@@ -117,14 +127,44 @@ class LogColumns:
                 (int(status is not None), 0), _NOTHING,
             )  # fmt: skip
             found.append(reader.columns(of_read))
-        if len(records[0].origins) < len(self._readers):
-            parts = [Origins(*record.origins[0]) for record in records]
-            return found, row_columns(self._provenance, parts, sizes)
+        origins = [self._origins_of(record) for record in records]
         made_of = [
-            reader.column_of([Origins(*r.origins[place]) for r in records], sizes.tolist())
+            reader.column_of([parts[place] for parts in origins], sizes.tolist())
             for place, reader in enumerate(self._provenance)
         ]
         return found, made_of
+
+    def _of_rows(
+        self, records: Sequence[Rows], sizes: Int64
+    ) -> tuple[list[ViewColumns], list[pa.Array]]:
+        """As `_of_blocks`."""
+        found, made_of, counts = [], [], sizes.tolist()
+        starts = [0] * len(records)
+        for reader, size, provenance in zip(
+            self._readers, records[0].sizes, self._provenance, strict=True
+        ):
+            ends = [at + n * size for at, n in zip(starts, counts, strict=True)]
+            parts = [
+                record.rows[at:end] for record, at, end in zip(records, starts, ends, strict=True)
+            ]
+            assert isinstance(reader, RowColumns)  # noqa: S101 (they are rows)
+            # One by one, so that each part lies in the cache while its rows become columns.
+            found.append(_one_behind_the_other([reader.of_rows(part) for part in parts]))
+            made_of.append(provenance.column_of([row_heads(part, size) for part in parts], counts))
+            starts = ends
+        return found, made_of
+
+    def _origins_of(self, record: Block) -> list[Origins]:
+        """Of each read what the block's values were made of."""
+        counts = np.frombuffer(record.counts, np.int32).reshape(-1, record.n).astype(np.int64)
+        found, at = [], 0
+        for reader, own in zip(self._provenance, counts, strict=True):
+            windows = reader.type == WINDOW_TYPE
+            end = at + int(own.sum()) * (16 if windows else 1)
+            data = record.origins[at:end]
+            found.append(Origins(own.tobytes() + data, 0) if windows else Origins(data, own.data))
+            at = end
+        return found
 
     def _of_requests(
         self, records: Sequence[Many], sizes: Int64
@@ -180,26 +220,52 @@ def _replaced(records: Sequence[Record], place: int) -> pa.Array:
 
 def _shape(record: Record) -> Any:
     """Records of one shape can be put together: their features lie in the same places."""
-    if isinstance(record, Turn):
+    if isinstance(record, Block):
         return None
+    if isinstance(record, Rows):
+        return tuple(record.sizes)
     return tuple([tuple([block[:2] for block in read.blocks]) for read in record.reads])
-
-
-def _request_ids(row: _Row) -> list[str]:
-    """Of each vector of a record."""
-    record, _, name = row
-    if isinstance(record, Turn):
-        return [f"{name}-{j}" for j in range(record.n)]
-    return [name] * record.n
 
 
 def _chained(records: Sequence[Record], name: str) -> list[Any]:
     return list(chain.from_iterable([record.entities[name] for record in records]))
 
 
-def _rows(parts: Sequence[bytes], kind: Any, n: int, columns: int) -> Any:
-    """Rows [n, columns] of several records, as columns [columns, n]."""
-    return np.frombuffer(b"".join(parts), kind).reshape(n, columns).T
+def _keys(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Values of a key column; null for those of no type that fits."""
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        if len(values) == 1:
+            return pa.nulls(1, kind)
+        middle = len(values) // 2
+        return pa.concat_arrays([_keys(values[:middle], kind), _keys(values[middle:], kind)])
+
+
+def _request_ids(records: Sequence[Block | Rows], names: Sequence[str], sizes: Int64) -> pa.Array:
+    """Of each vector the id of its request: the record's name and its number there."""
+    numbers = _joined([record.request for record in records], np.int32)
+    record = np.repeat(np.arange(len(records)), sizes)
+    new = np.ones(len(numbers), np.bool_)
+    new[1:] = (numbers[1:] != numbers[:-1]) | (record[1:] != record[:-1])
+    prefixes = pa.array(names).take(pa.array(record[new]))
+    ids = pc.binary_join_element_wise(prefixes, pa.array(numbers[new]).cast(pa.string()), "-")
+    return ids if new.all() else ids.take(pa.array(np.cumsum(new) - 1))
+
+
+def _joined(parts: Sequence[memoryview], kind: Any) -> Any:
+    return np.frombuffer(b"".join(parts), kind)
+
+
+def _one_behind_the_other(parts: Sequence[ViewColumns]) -> ViewColumns:
+    """Columns, of which none is null, of several requests; all have the same blocks."""
+    first = parts[0]
+    blocks = [
+        Columns(block.at, np.concatenate([part.blocks[i].numbers for part in parts], 1))
+        for i, block in enumerate(first.blocks)
+    ]
+    lists = {at: [*chain.from_iterable([part.lists[at] for part in parts])] for at in first.lists}
+    return ViewColumns(blocks, lists, None, np.concatenate([part.event_us for part in parts]))
 
 
 def merged(parts: Sequence[ReadRecord], sizes: Any) -> ViewColumns:
@@ -207,7 +273,7 @@ def merged(parts: Sequence[ReadRecord], sizes: Any) -> ViewColumns:
     first = parts[0]
     features = sum(len(at) for at, _, _ in first.blocks) + len(first.lists)
     blocks = [
-        Block(at, _beside([part.blocks[i][2] for part in parts], np.dtype(kind), len(at), sizes))
+        Columns(at, _beside([part.blocks[i][2] for part in parts], kind, len(at), sizes))
         for i, (at, kind, _) in enumerate(first.blocks)
     ]
     lists = {at: list(chain.from_iterable([p.lists[at] for p in parts])) for at in first.lists}
@@ -217,16 +283,17 @@ def merged(parts: Sequence[ReadRecord], sizes: Any) -> ViewColumns:
             bytes(features * n) if part.status is None else part.status
             for part, n in zip(parts, sizes.tolist(), strict=True)
         ]
-        status = _beside(codes, np.dtype(np.uint8), features, sizes)
+        status = _beside(codes, np.uint8, features, sizes)
     times = np.frombuffer(b"".join([part.event_us for part in parts]), np.int64)
     return ViewColumns(blocks, lists, status, times)
 
 
-def _beside(parts: Sequence[bytes], kind: np.dtype[Any], rows: int, sizes: Any) -> Any:
-    """Arrays [rows, n] of several requests side by side."""
-    data = np.frombuffer(b"".join(parts), kind)
-    if (sizes == sizes[0]).all():
-        n = int(sizes[0])
-        return data.reshape(len(parts), rows, n).transpose(1, 0, 2).reshape(rows, len(parts) * n)
-    cuts = np.cumsum(sizes * rows)[:-1]
-    return np.concatenate([part.reshape(rows, -1) for part in np.split(data, cuts)], 1)
+def _beside(parts: Sequence[bytes | memoryview], kind: Any, rows: int, sizes: Int64) -> Any:
+    """Arrays [rows, n] of several records side by side."""
+    size = np.dtype(kind).itemsize
+    whole = np.empty((rows, int(sizes.sum()) * size), np.uint8)
+    at = 0
+    for part, n in zip(parts, sizes.tolist(), strict=True):
+        whole[:, at : at + n * size] = np.frombuffer(part, np.uint8).reshape(rows, n * size)
+        at += n * size
+    return whole.view(kind)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from headwater.offline.feature_log import TIME_FORMAT, LogPlan, Whole, new_name
 
@@ -30,8 +31,10 @@ FOLDER = ".segments"
 _NAME = re.compile(r"\d{8}T\d{6}\.\d{6}-[0-9a-f]+\.segment")
 _FRAME = struct.Struct("<IB")
 _HEAD, _LOOK, _RECORDS = range(3)
-#: msgpack's array of so many.
-_ARRAY = struct.Struct(">BI")
+#: msgpack's array of so many, and its bytes.
+_ARRAY = _BYTES = struct.Struct(">BI")
+#: What the kernel takes at once.
+_MOST_PARTS = os.sysconf("SC_IOV_MAX")
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -70,21 +73,39 @@ class ReadRecord(msgspec.Struct, frozen=True, array_like=True):
     origins: tuple[bytes, int | bytes]
 
 
-class Turn(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Requests for one entity each that were answered together.
+class Block(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Vectors of several requests by columns, of numbers and truths alone; arrays by their bytes.
 
-    words, status, event_us: `online.columns.Words` by its bytes, entity by entity; no status where
-    all are PRESENT. origins: `online.provenance.Origins` of each read, or where all are of packed
-    rows, of all at once, read by read.
+    now_us [n] int64; request [n] int32: which of the block's requests. words [features, n] and
+    status [features, n] uint8 (empty where all are PRESENT), event_us [reads, n]:
+    `online.columns.Words`. origins: of each read what its values were made of, as
+    `headwater.log_kernels` puts it, read by read; counts [reads, n] int32 says how much each has.
     """
 
-    now_us: int
     n: int
     entities: dict[str, list[Any]]
-    words: bytes
-    status: bytes | None
-    event_us: bytes
-    origins: list[tuple[bytes, int | bytes]]
+    now_us: memoryview
+    request: memoryview
+    words: memoryview
+    status: memoryview
+    event_us: memoryview
+    counts: memoryview
+    origins: memoryview
+
+
+class Rows(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Vectors of several requests that were answered from packed rows of fixed size without a null.
+
+    now_us, request: as in `Block`. sizes: bytes of a row of each read; rows: n of the first read,
+    n of the next one, and so on.
+    """
+
+    n: int
+    entities: dict[str, list[Any]]
+    sizes: list[int]
+    now_us: memoryview
+    request: memoryview
+    rows: memoryview
 
 
 class Many(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -102,7 +123,7 @@ class Many(msgspec.Struct, frozen=True, array_like=True, tag=2):
     replaced: dict[int, bytes]
 
 
-Record = Turn | Many
+Record = Block | Rows | Many
 
 
 def _plain(value: Any) -> Any:
@@ -119,10 +140,20 @@ _looks = msgspec.msgpack.Decoder(Look)
 _head = msgspec.json.Decoder(Head)
 
 
-def packed(record: Record) -> bytes:
-    """A record as `Segment.append` takes it. Raises TypeError, ValueError or OverflowError where it
-    holds what cannot be written."""
+def packed(record: Many) -> bytes:
+    """A record for `Segment.append`. Raises TypeError, ValueError or OverflowError where it holds
+    what cannot be written."""
     return _encode(record)
+
+
+def packed_arrays(tag: int, fields: Sequence[Any], arrays: Sequence[Sequence[Any]]) -> list[Any]:
+    """A `Block` (1) or `Rows` (3) for `Segment.append`: its first fields, then its arrays where
+    they lie, each in parts, contiguous buffers of bytes. Raises as `packed`."""
+    head = bytes((0x90 | (1 + len(fields) + len(arrays)),))
+    whole: list[Any] = [head + b"".join(map(_encode, (tag, *fields)))]
+    for parts in arrays:
+        whole += [_BYTES.pack(0xC6, sum(map(len, parts))), *parts]
+    return whole
 
 
 class Segment:
@@ -144,22 +175,31 @@ class Segment:
             new.unlink(missing_ok=True)
             raise
 
-    def append(self, records: Sequence[bytes]) -> None:
-        self._add(_RECORDS, _ARRAY.pack(0xDD, len(records)), *records)
+    def append(self, records: Sequence[Sequence[Any]]) -> None:
+        """records: each the buffers that together are its bytes."""
+        parts = [part for record in records for part in record]
+        self._add(_RECORDS, _ARRAY.pack(0xDD, len(records)), *parts)
 
     def look(self, look: Look) -> None:
         self._add(_LOOK, _encode(look))
 
-    def _add(self, kind: int, *body: bytes) -> None:
-        whole = b"".join([_FRAME.pack(sum(map(len, body)), kind), *body])
-        rest = memoryview(whole)
+    def _add(self, kind: int, *body: Any) -> None:
+        size = sum(map(len, body))
+        parts = [_FRAME.pack(size, kind), *body]
         try:
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
+            for at in range(0, len(parts), _MOST_PARTS):
+                self._write(parts[at : at + _MOST_PARTS])
         except OSError:
             os.ftruncate(self._file, self.bytes)  # what is behind half a frame could not be read
             raise
-        self.bytes += len(whole)
+        self.bytes += _FRAME.size + size
+
+    def _write(self, parts: Sequence[Any]) -> None:
+        rest = sum(map(len, parts)) - os.writev(self._file, parts)
+        if rest:  # the disk is all but full, or a signal came
+            left = memoryview(b"".join(parts))[-rest:]
+            while left:
+                left = left[os.write(self._file, left) :]
 
     def close(self) -> None:
         os.close(self._file)
@@ -187,8 +227,16 @@ class Stored:
     def records(self) -> Iterator[tuple[list[Record], Whole | None]]:
         """Records that came together, and how far the state was whole when they were read."""
         for chunk in self._chunks:
-            times = [record.now_us for record in chunk]
-            yield chunk, between(self._looks, min(times), max(times), self.head.read_us)
+            firsts, lasts = zip(*map(_span, chunk), strict=True)
+            yield chunk, between(self._looks, min(firsts), max(lasts), self.head.read_us)
+
+
+def _span(record: Record) -> tuple[int, int]:
+    """When the first and the last of a record's vectors were answered."""
+    if isinstance(record, Many):
+        return record.now_us, record.now_us
+    times = np.frombuffer(record.now_us, np.int64)
+    return int(times.min()), int(times.max())
 
 
 def between(looks: Sequence[Look], first_us: int, last_us: int, read_us: int) -> Whole | None:
@@ -213,17 +261,14 @@ def between(looks: Sequence[Look], first_us: int, last_us: int, read_us: int) ->
 
 
 def _frames(data: bytes | mmap.mmap) -> Iterator[tuple[int, memoryview]]:
-    at = 0
-    # Both views are given back, since a mapped file cannot be closed before.
-    with memoryview(data) as whole:
-        while at + _FRAME.size <= len(whole):
-            size, kind = _FRAME.unpack_from(whole, at)
-            at += _FRAME.size
-            if not size or at + size > len(whole):
-                return
-            with whole[at : at + size] as body:
-                yield kind, body
-            at += size
+    at, whole = 0, memoryview(data)
+    while at + _FRAME.size <= len(whole):
+        size, kind = _FRAME.unpack_from(whole, at)
+        at += _FRAME.size
+        if not size or at + size > len(whole):
+            return
+        yield kind, whole[at : at + size]
+        at += size
 
 
 def folder_of(path: str) -> Path:
@@ -270,8 +315,8 @@ def taken(path: Path) -> Iterator[bytes | mmap.mmap | None]:
         elif not held.st_size:
             yield b""
         else:
-            with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as data:
-                yield data
+            # Records are read where they lie: whoever has the last of them gives the pages back.
+            yield mmap.mmap(file, 0, access=mmap.ACCESS_READ)
     finally:
         os.close(file)
 

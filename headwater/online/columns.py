@@ -247,14 +247,25 @@ class RowColumns:
         rows, whole = np.frombuffer(joined, layout), Joined(joined, layout.itemsize)
         if (rows["head"] != int.from_bytes(head, "little")).any():
             return None
-        event_us = rows["event"]
-        if self._ttl_us and int(event_us.min()) < now_us - self._ttl_us:
+        if self._ttl_us and int(rows["event"].min()) < now_us - self._ttl_us:
             return None
+        return self._of_rows(rows, whole)
+
+    def of_rows(self, data: Any) -> ViewColumns:
+        """The features of rows of one layout without a null, one behind the other: what `read`
+        has joined, where their sizes are all alike. Raises ValueError where they are none."""
+        layout = self._layouts.get(bytes(data[:4]))
+        if layout is None or len(data) % layout.itemsize:
+            raise ValueError("these are no rows of the view")
+        return self._of_rows(np.frombuffer(data, layout), Joined(data, layout.itemsize))
+
+    def _of_rows(self, rows: NDArray[Any], whole: Joined) -> ViewColumns:
+        event_us = rows["event"]
         if self._block:
             cells = rows["block"].T[self._rows].astype(np.float64, "C")
             blocks = (Block(self._kinds.floats, cells),)
             return ViewColumns(blocks, {}, None, event_us, joined=whole)
-        words = np.empty((len(self._wanted), len(data)), np.int64)
+        words = np.empty((len(self._wanted), len(rows)), np.int64)
         floats = words.view(np.float64)
         for row, at in enumerate(self._kinds.order):
             into = floats if row < len(self._kinds.floats) else words

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from headwater import read_kernels as kernels
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import StreamSourcePlan, ViewPlan
-from headwater.codec import WINDOW_HEADER
+from headwater.codec import HAS_CREATED, HAS_OFFSET, WINDOW_HEADER
 from headwater.kernels import HEADER
 from headwater.online.columns import Joined
 from headwater.windows import WindowProgram, source_id
@@ -34,8 +34,6 @@ ROW_TYPE = pa.struct(
 WINDOW_TYPE = pa.list_(
     pa.struct([("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())])
 )
-#: No packed row has what it was made of beyond its first bytes (`headwater.codec`).
-_ROW_HEAD = 32
 _HEADER = int.from_bytes(WINDOW_HEADER, "little", signed=True)
 
 
@@ -99,10 +97,7 @@ class Provenance:
             return Origins(b"".join(kept), np.array([len(value) for value in kept], np.int64).data)
         if isinstance(joined.sizes, np.ndarray):
             return Origins(joined.data.data, joined.sizes.data)
-        if joined.sizes <= _ROW_HEAD:
-            return Origins(joined.data, joined.sizes)
-        heads = np.ndarray(len(data), f"V{_ROW_HEAD}", joined.data, strides=(joined.sizes,))
-        return Origins(heads.tobytes(), _ROW_HEAD)
+        return row_heads(joined.data, joined.sizes)
 
     def describe(self, data: Sequence[bytes | None]) -> dict[str, Any]:
         """The same for an answer in JSON, column by column.
@@ -180,6 +175,16 @@ class Provenance:
         )  # fmt: skip
 
 
+def row_heads(data: bytes | memoryview, size: int) -> Origins:
+    """The origins of packed rows that all have so many bytes, and the same flags."""
+    flags = data[0] if size else 0
+    head = 12 + (8 if flags & HAS_CREATED else 0) + (12 if flags & HAS_OFFSET else 0)
+    if size <= head:
+        return Origins(data, size)
+    heads = np.ndarray(len(data) // size, f"V{head}", data, strides=(size,))
+    return Origins(heads.tobytes(), head)
+
+
 def _row_origins(
     data: NDArray[np.uint8], sizes: Int64, prints: Int64
 ) -> tuple[Int64, NDArray[np.uint8]]:
@@ -187,26 +192,6 @@ def _row_origins(
     numbers, state = np.zeros((4, len(sizes)), np.int64), np.zeros(len(sizes), np.uint8)
     kernels.row_origins(data, sizes, prints, numbers, state)
     return numbers, state
-
-
-def row_columns(
-    views: Sequence[Provenance], parts: Sequence[Origins], counts: Int64
-) -> list[pa.Array]:
-    """What packed rows of several views were made of: ROW_TYPE of each view.
-
-    Part i holds `counts[i]` rows of the first view, then as many of the next one, and so on, and
-    their sizes as bytes.
-    """
-    data = np.frombuffer(b"".join([part.data for part in parts]), np.uint8)
-    sizes = np.frombuffer(b"".join([part.sizes for part in parts]), np.int64)  # type: ignore[misc]
-    of = np.repeat(np.tile(np.arange(len(views)), len(parts)), np.repeat(counts, len(views)))
-    prints = np.array([view._fingerprint for view in views])[of]
-    numbers, state = _row_origins(data, sizes, prints)
-    own = [np.flatnonzero(of == i) for i in range(len(views))]
-    return [
-        view._rows(sizes[at], numbers[:, at], state[at])
-        for view, at in zip(views, own, strict=True)
-    ]
 
 
 def _sections(parts: Sequence[Origins], sizes: Sequence[int]) -> Sections:

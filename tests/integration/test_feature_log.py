@@ -118,6 +118,55 @@ def test_requests_that_were_answered_together_are_logged_apart(
     assert {"NULL_VALUE", "NOT_FOUND"} <= {one["i64"]["statuses"][0] for one in answers}
 
 
+@pytest.mark.parametrize(
+    "features",
+    [
+        [f"doubles:d{i}" for i in range(5)],
+        [f"numbers:{name}" for name in ("i64", "f32", "flag", "i32", "seen_at")],
+        ["numbers:f64", "doubles:d3"],
+    ],
+)
+def test_requests_for_several_entities_are_logged_with_nulls_and_without(
+    repo: Path, redis_url: str, tmp_path: Path, features: list[str]
+) -> None:
+    settings = {"HEADWATER_FEATURE_LOG": str(tmp_path), "HEADWATER_FEATURE_LOG_SECONDS": SECOND}
+    with serve(repo, redis_url, **settings) as server:
+        server.fill(project.frames())
+
+        def asked(users: list[int]) -> dict[str, dict[str, list[Any]]]:
+            return server.features(features, {"user_id": users}, full_feature_names=True).columns()
+
+        users = list(range(project.USERS))
+        all_users = asked(users)
+        columns = [all_users[feature.replace(":", "__")]["statuses"] for feature in features]
+        whole = [u for u in users if all(column[u] == "PRESENT" for column in columns)]
+        assert 2 < len(whole) < len(users)
+        answers = [(users, all_users), (whole, asked(whole)), (whole[::-1], asked(whole[::-1]))]
+        table = logged(server, tmp_path / "features", len(users) + 2 * len(whole)).table
+    by_request: dict[str, list[int]] = {}
+    for row, request in enumerate(table["__request_id"].to_pylist()):
+        by_request.setdefault(request, []).append(row)
+    assert len(by_request) == 3
+    for asked_users, answer in answers:
+        (rows,) = [
+            rows for rows in by_request.values()
+            if table["user_id"].take(pa.array(rows)).to_pylist() == asked_users
+        ]  # fmt: skip
+        for feature in features:
+            view, title = feature.partition(":")[0], feature.replace(":", "__")
+            part = table.take(pa.array(rows))
+            assert _as_json(part[title]) == answer[title]["values"]
+            codes = part[f"{title}__status"].to_pylist()
+            assert [STATUSES[code] for code in codes] == answer[title]["statuses"]
+            times = part[f"{title}__timestamp"].to_pylist()
+            assert [time or datetime(1970, 1, 1, tzinfo=UTC) for time in times] == [
+                datetime.fromisoformat(text) for text in answer[title]["event_timestamps"]
+            ]
+            made_of = part[f"__provenance__{view}"].to_pylist()
+            assert [one and one["event_timestamp"] for one in made_of] == times
+            assert all(one is None or one["readable"] for one in made_of)
+
+
 def _as_json(column: pa.ChunkedArray) -> list[Any]:
     """As Feast's JSON has it: seconds, base64, maps as they are."""
 
