@@ -12,8 +12,10 @@ from numba import njit
 #: Upper edges of the histograms of times that requests and stores take, and of ages; seconds.
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 AGES = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0, 604800.0, 2592000.0)
+#: Of the histogram of entities in a request.
+ENTITIES = (1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 10000.0)
 
-_SECONDS, _AGES = np.array(SECONDS), np.array(AGES)
+_SECONDS, _AGES, _ENTITIES = np.array(SECONDS), np.array(AGES), np.array(ENTITIES)
 
 
 @njit(cache=True, error_model="numpy", inline="always")
@@ -32,6 +34,34 @@ def count_times(numbers, read_place, place, read_seconds, seconds):
     """Add a request's times to two histograms."""
     _observe(numbers, read_place, _SECONDS, read_seconds)
     _observe(numbers, place, _SECONDS, seconds)
+
+
+@njit(cache=True, error_model="numpy", inline="always")
+def _count_ages(numbers, place, now_us, event_us):
+    """Add the ages of event times (0: none) to the histogram at a place."""
+    sum_of_all = 0.0
+    for i in range(event_us.shape[0]):
+        if event_us[i]:
+            age = max(now_us - event_us[i], 0) / 1e6
+            sum_of_all += age
+            bucket = 0
+            while bucket < _AGES.shape[0] and age > _AGES[bucket]:
+                bucket += 1
+            numbers[place + bucket] += 1
+    total = place + _AGES.shape[0] + 1
+    numbers[total : total + 1].view(np.float64)[0] += sum_of_all
+
+
+@njit(cache=True, error_model="numpy")
+def count_entities(numbers, note, place, now_us, event_us):
+    """Add a request for several entities: how many, to the histogram at a place; what was asked for
+    and how old it is, of event_us [views, n], as `note` says for `count_singles`."""
+    n, views = event_us.shape[1], 4 + note[2]
+    _observe(numbers, place, _ENTITIES, float(n))
+    for at in range(4, views):
+        numbers[note[at]] += n
+    for v in range(event_us.shape[0]):
+        _count_ages(numbers, note[views + 3 * v], now_us, event_us[v])
 
 
 @njit(cache=True, error_model="numpy")
@@ -62,10 +92,7 @@ def count_singles(
     for at in range(4, views):
         numbers[note[at]] += n
     for v in range(n_views):
-        for i in range(n):
-            if event_us[v, i]:
-                age = max(now_us - event_us[v, i], 0) / 1e6
-                _observe(numbers, note[views + 3 * v], _AGES, age)
+        _count_ages(numbers, note[views + 3 * v], now_us, event_us[v])
     if not nulls:
         return
     codes = views + 3 * n_views
@@ -83,6 +110,7 @@ def warm() -> None:
     """Compile the loops, or load them where that was done before."""
     numbers, none = np.zeros(64, np.int64), np.zeros((1, 1), np.int64)
     count_times(numbers, 0, 16, 0.0, 0.0)
+    count_entities(numbers, np.zeros(9, np.int64), 0, 0, none)
     count_singles(
         numbers, np.zeros(9, np.int64), 0, -1, 0, 0, np.zeros(2), 1, 0.0, 0.0, none,
         np.zeros((1, 1), np.uint8), 0, none[0],

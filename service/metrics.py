@@ -31,7 +31,7 @@ from headwater.online.columns import (
 )
 from headwater.quality.budgets import BUDGET_TAGS, budgets
 from service import counting
-from service.counting import AGES, SECONDS
+from service.counting import AGES, ENTITIES, SECONDS
 from service.slots import Slots
 from service.uses import Uses
 
@@ -44,7 +44,6 @@ ERROR, STALE = len(STATUS_NAMES), len(STATUS_NAMES) + 1
 REASONS = {NULL_VALUE: "null", NOT_FOUND: "absent", OUTSIDE_MAX_AGE: "expired", ERROR: "error",
            STALE: "stale"}  # fmt: skip
 
-_ENTITIES = (1, 2, 5, 10, 50, 100, 500, 1000, 10000)
 _CLASSES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
 #: Entities of requests that asked for the same features of a view: those are the labels.
 _TOGETHER = "together"
@@ -64,17 +63,10 @@ class Spread:
         self.at = at
         self._bounds, self._sum_at = list(bounds), at + len(bounds) + 1
         self._whole, self._real = slots.whole, slots.real
-        self._edges = np.array(bounds, np.float64)
-        self._counts = slots.array[at : self._sum_at]
 
     def observe(self, value: float, times: int = 1) -> None:
         self._whole[self.at + bisect_left(self._bounds, value)] += times
         self._real[self._sum_at] += value * times
-
-    def observe_ages(self, event_us: NDArray[np.int64], now_us: int) -> None:
-        """The ages in seconds of event times; 0 is none."""
-        total = read_kernels.count_ages(event_us, now_us, self._edges, self._counts)
-        self._real[self._sum_at] += total
 
 
 class Count:
@@ -204,9 +196,12 @@ class Tally:
     ) -> None:  # fmt: skip
         """Some entities of one request. found: of each view their event times [n], and codes
         [features, n] or None; data: what was held of them, view by view."""
-        for i, (view, (event_us, status)) in enumerate(zip(self._views, found, strict=True)):
-            view.count(event_us, n, now_us, data[i * n : (i + 1) * n], status)
-        self._entities.observe(n)
+        times = np.empty((len(found), n), np.int64)
+        for i, (event_us, status) in enumerate(found):
+            times[i] = event_us
+            if status is not None:
+                self._views[i].count(times[i], data[i * n : (i + 1) * n], status)
+        counting.count_entities(self._numbers, self._note, self._entities.at, now_us, times)
 
     def ended(self, to: Spread, seconds: float, read_seconds: float) -> None:
         """The request was answered, after so long, of which the store took `read_seconds`."""
@@ -241,32 +236,20 @@ class _ViewTally:
     def __init__(self, metrics: Metrics, view: str, features: Sequence[str], rows: bool) -> None:
         self._rows = rows
         self.entities = metrics.asked(view, features)
-        self._whole, self._array = metrics.slots.whole, metrics.slots.array
+        self._array = metrics.slots.array
         self.nulls = np.array([metrics.nulls_at(view, name) for name in features], np.int64)
         self.ages = metrics.age.labels(view)
 
-    def count(
-        self, event_us: Times, n: int, now_us: int, data: Sequence[bytes | None],
-        status: UInt8 | None,
-    ) -> None:  # fmt: skip
-        for at in self.entities:
-            self._whole[at] += n
-        if status is not None:
-            if self._rows:
-                status = _with_errors(status, event_us, data)
-            read_kernels.count_statuses(status, self._array, self.nulls)
-        if n == 1:
-            if event_us[0]:
-                self.ages.observe(max(0.0, (now_us - int(event_us[0])) / 1e6))
-            return
-        times = np.ascontiguousarray(event_us, np.int64)
-        self.ages.observe_ages(times, now_us)
+    def count(self, event_us: Int64, data: Sequence[bytes | None], status: UInt8) -> None:
+        """The codes of values, not all of which are PRESENT."""
+        if self._rows:
+            status = _with_errors(status, event_us, data)
+        read_kernels.count_statuses(status, self._array, self.nulls)
 
 
-def _with_errors(status: UInt8, event_us: Times, data: Sequence[bytes | None]) -> UInt8:
+def _with_errors(status: UInt8, event_us: Int64, data: Sequence[bytes | None]) -> UInt8:
     """Rows that are held and were not read (of another schema, or broken) as ERROR."""
-    times = np.asarray(event_us, np.int64)
-    if np.count_nonzero(times) + data.count(None) == len(times):
+    if np.count_nonzero(event_us) + data.count(None) == len(event_us):
         return status
     held = np.array([row is not None for row in data])
     found: UInt8 = np.where(held & (status == NOT_FOUND), np.uint8(ERROR), status)
@@ -284,7 +267,7 @@ class Metrics:
             ["route", "method", "status"], SECONDS,
         )  # fmt: skip
         self._entities = _Spreads(
-            s, "online_entities_per_request", "Entities in a request", [], _ENTITIES
+            s, "online_entities_per_request", "Entities in a request", [], ENTITIES
         )
         self.entities = self._entities.labels()
         self.age = _Spreads(
@@ -410,7 +393,7 @@ class Metrics:
                 for feature in labels[1:]:
                     add(self._values.name, (labels[0], feature), numbers)
             elif name == _SINGLE:
-                spread = np.zeros(len(_ENTITIES) + 2, np.int64)
+                spread = np.zeros(len(ENTITIES) + 2, np.int64)
                 spread[0], spread[-1:].view(np.float64)[0] = numbers[0], numbers[0]
                 add(self._entities.name, (), spread)
             elif name == self._nulls.name:

@@ -420,7 +420,6 @@ def warm() -> None:
     read_kernels.count_statuses(
         found.status, np.zeros(len(STATUS_NAMES), np.int64), np.zeros(1, np.int64)
     )
-    read_kernels.count_ages(np.zeros(1, np.int64), 1, np.ones(1), np.zeros(2, np.int64))
     count = AggregationPlan("n", "", "count", None, 1)
     windowed = ViewPlan("", "window", (), (FieldPlan("n", "INT64"),), aggregations=(count,))
     columns_of(ViewReader("", windowed), ["n"]).read([None, WINDOW_HEADER], 1)
