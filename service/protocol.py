@@ -70,6 +70,8 @@ class FastProtocol(HttpToolsProtocol):
     #: No request is half read: what comes next is a head.
     between = True
     idle_since = 0.0
+    #: What waits for its refusal, in what form, and since when, by perf_counter.
+    turned_down: tuple[_Exchange, Form, float]
     socket_number: int
     vectors: Vectors
     max_body_bytes: int
@@ -108,16 +110,20 @@ class FastProtocol(HttpToolsProtocol):
         """Answer `BUSY` to a request that came whole and with no other before it."""
         start, vectors = time.perf_counter(), self.vectors
         if vectors.line.refuses_now:
-            vectors.refused(form, start)
+            vectors.count_refusal(form, start)
             self._say_busy()
             self.on_response_complete()
+            vectors.has_refused(start)
         else:
-            exchange = self.cycle = _Exchange(True)  # type: ignore[assignment]
-            vectors.refuse(form, partial(self._refuse, exchange), start)
+            self.cycle = exchange = _Exchange(True)  # type: ignore[assignment]
+            self.turned_down = exchange, form, start
+            vectors.line.refusals.append(self._refuse)
 
-    def _refuse(self, exchange: _Exchange, _: Reply) -> None:
+    def _refuse(self) -> None:
         """Answer `BUSY` in a later turn: another request may have come behind this one."""
+        exchange, form, start = self.turned_down
         exchange.response_complete = True
+        self.vectors.count_refusal(form, start)
         if not exchange.disconnected and not self.transport.is_closing():
             self._say_busy()
             self.on_response_complete()

@@ -207,23 +207,23 @@ class Vectors:
     def refuse(self, form: Form, respond: Respond, start: float) -> None:
         """Answer `BUSY`, now or soon; start: when the request came, by perf_counter."""
         if self.line.refuses_now:
-            self.refused(form, start)
+            self.count_refusal(form, start)
             respond(BUSY)
+            self.has_refused(start)
         else:
-            self._turn_follows()
+            # A turn follows: this one has refused some.
             self.line.refusals.append(partial(self._end, form, start, respond, BUSY))
 
-    def refused(self, form: Form, start: float) -> None:
-        """A request is answered `BUSY` at once, as `Line.refuses_now` allows; it is counted."""
-        self._turn_follows()
-        self.line.refused += 1
-        count = self._metrics.answered(form.route, form.method, BUSY.status)
-        count.observe(time.perf_counter() - start)
-
-    def _turn_follows(self) -> None:
+    def has_refused(self, start: float) -> None:
+        """A request was answered `BUSY` at once, as `Line.refuses_now` allows."""
+        self.line.refusing += time.perf_counter() - start
         if not self._refusing:
             self._refusing = True
             asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def count_refusal(self, form: Form, start: float) -> None:
+        count = self._metrics.answered(form.route, form.method, BUSY.status)
+        count.observe(time.perf_counter() - start)
 
     def _next_turn(self) -> None:
         self._refusing = self.line.next_turn()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 
 import pytest
 
-from service.line import REFUSALS, REMEMBERED, TURN_SECONDS, Line
+from service.line import REFUSING_SECONDS, REMEMBERED, TURN_SECONDS, Line
 
 LIMIT, CONNECTIONS = 256, 2000
 
@@ -18,7 +19,7 @@ def overload(load: float, take: float, refuse: float) -> tuple[list[float], int]
     seconds each. Returns the sorted seconds from a request's coming to its answer, of those let in,
     and how many were refused; the first second is left out.
     """
-    line: Line[float] = Line(LIMIT)
+    line: Line[float] = Line(LIMIT, lambda: now)
     now, due, idle, refused, waited = 0.0, 0.0, CONNECTIONS, 0, []
     sent: deque[float] = deque()
 
@@ -41,7 +42,7 @@ def overload(load: float, take: float, refuse: float) -> tuple[list[float], int]
             if line.is_full:
                 sent.popleft()
                 if line.refuses_now:
-                    line.refused += 1
+                    line.refusing += refuse
                     say()
                 else:
                     line.refusals.append(say)
@@ -75,47 +76,57 @@ def test_at_three_times_the_load_most_is_served_and_waits_no_longer(
     assert len(triple) > 0.7 * len(full)
 
 
-def refuse(line: Line[int], said: list[int], number: int) -> None:
-    if line.refuses_now:
-        line.refused += 1
+def test_a_turn_refuses_for_so_long_and_the_others_in_their_order() -> None:
+    now, said = 0.0, list[int]()
+    line: Line[int] = Line(LIMIT, lambda: now)
+    each = REFUSING_SECONDS / 9.5
+
+    def say(number: int) -> None:
+        nonlocal now
+        now += each
         said.append(number)
-    else:
-        line.refusals.append(lambda: said.append(number))
 
-
-def test_a_turn_refuses_so_many_and_the_others_in_their_order() -> None:
-    line: Line[int] = Line(LIMIT)
-    said: list[int] = []
-    for number in range(2 * REFUSALS + 1):
-        refuse(line, said, number)
+    for number in range(25):
+        if line.refuses_now:
+            say(number)
+            line.refusing += each
+        else:
+            line.refusals.append(partial(say, number))
     turns = [len(said)]
     while line.refusals:
         assert line.next_turn()
         turns.append(len(said))
-    assert turns == [REFUSALS, 2 * REFUSALS, 2 * REFUSALS + 1]
+    assert turns == [10, 20, 25]
     assert said == sorted(said)
 
 
 def test_while_requests_are_refused_the_line_is_what_a_turn_begins() -> None:
-    line: Line[int] = Line(9)
-    line.waiting.extend(range(8))
-    line.begun(3)  # of more that waited: there was no time for them
-    line.under_way = 8
+    line: Line[int] = Line(100)
+    line.waiting.extend(range(80))
+    line.begun(60)
+    line.under_way = 90
     assert not line.is_full, "a burst may wait in a long line"
-    line.under_way = 9
+    line.under_way = 100
     assert line.is_full
-    refuse(line, [], 1)
-    line.next_turn()
-    line.under_way = 8
+    line.refusing = 1e-6
+    assert line.next_turn()
+    line.under_way = 90
     assert line.is_full
-    while len(line.waiting) > 2:
+    while len(line.waiting) > 59:
         line.waiting.pop()
     assert not line.is_full
+    for _ in range(60):
+        line.begun(10)  # of more that waited: there was no time for them
+    assert line.is_full
+    while len(line.waiting) > 15:
+        line.waiting.pop()
+    assert line.is_full
     line.waiting.clear()
-    line.begun(2)  # of all that waited: a turn may have time for more
-    line.waiting.extend(range(2))
+    line.begun(70)
+    line.begun(2)  # of all that waited: a turn has time for more
+    line.waiting.extend(range(69))
     assert not line.is_full
-    line.waiting.append(3)
+    line.waiting.append(1)
     assert line.is_full
     for _ in range(REMEMBERED - 1):
         assert line.next_turn()
