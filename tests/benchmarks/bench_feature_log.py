@@ -141,9 +141,9 @@ def phase(
     more = {"provenance": True} if mode == ANSWER else {}
     way = "off" if mode == ANSWER else mode
     found = turns.measured(running, took, [way], asked, seconds, **more)
-    before, loaded = found.children
+    before, loaded = found.writer
     _drain(log)
-    after, one = turns.children_seconds(running.pid), found.took[way]
+    after, one = turns.writer_seconds(running.pid), found.took[way]
     requests, left = one["requests"], after - loaded
     return Phase(
         requests / (one["seconds"] + left), one["cpu_seconds"] / requests * 1e6,
@@ -161,7 +161,7 @@ def switched(
     """
     of, (before, _) = turns.measured(running, took, ways, asked, seconds)
     _drain(log)
-    writer = turns.children_seconds(running.pid) - before
+    writer = turns.writer_seconds(running.pid) - before
     found = {way: one["loop_seconds"] / one["requests"] * 1e6 for way, one in of.items()}
     logged = sum(of[way]["requests"] * share for way, share in (("1 %", 0.01), ("all", 1))
                  if way in of)  # fmt: skip

@@ -30,11 +30,11 @@ def service(
 
 
 class Measured(NamedTuple):
-    """What each way took, and the CPU seconds of the service's children before the load and
-    at the end of what was measured of it."""
+    """What each way took, and the CPU seconds of the feature log's writer before the load and at
+    the end of what was measured of it."""
 
     took: dict[str, Took]
-    children: tuple[float, float]
+    writer: tuple[float, float]
 
 
 def measured(
@@ -46,21 +46,22 @@ def measured(
     """
     text = json.dumps(list(ways))
     file.write_text(text)
-    before = children_seconds(running.pid)
+    before = writer_seconds(running.pid)
     with ThreadPoolExecutor(1) as pool:
         loaded = pool.submit(load.run, running.url, *asked, seconds + 2, **more)
         time.sleep(1)
         os.kill(running.pid, signal.SIGUSR1)
         time.sleep(seconds)
         os.kill(running.pid, signal.SIGUSR2)
-        children = children_seconds(running.pid)
+        writer = writer_seconds(running.pid)
         until(lambda: file.read_text() != text)
         loaded.result()
     took: dict[str, Took] = json.loads(file.read_text())
-    return Measured(took, (before, children))
+    return Measured(took, (before, writer))
 
 
-def children_seconds(pid: int) -> float:
-    """CPU seconds that a process's children have used so far."""
-    times = [child.cpu_times() for child in psutil.Process(pid).children()]
+def writer_seconds(pid: int) -> float:
+    """CPU seconds that the feature log's writer of a service has used so far."""
+    children = psutil.Process(pid).children()
+    times = [c.cpu_times() for c in children if "headwater.offline.log_writer" in c.cmdline()]
     return sum(float(t.user + t.system) for t in times)
