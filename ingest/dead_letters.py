@@ -19,7 +19,7 @@ from headwater.catalog import Catalog
 from headwater.errors import HeadwaterError
 from headwater.settings import Settings
 from ingest.clients import open_consumer, read_options
-from ingest.letters import OWN, SUFFIX, letter_of
+from ingest.letters import OWN, SOURCE, SUFFIX, letter_of
 from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
 
 #: How often a letter has been sent again.
@@ -32,6 +32,7 @@ class Letters:
 
     def __init__(self, repo: Path, settings: Settings, group: str, topic: str | None) -> None:
         catalog = catalog_cache.load(repo)
+        self.sources = set(catalog.streams)
         topics = _topics(catalog, topic)
         servers = settings.kafka_bootstrap_servers or next(
             s.bootstrap_servers for s in catalog.streams.values() if topics[0] in s.topics
@@ -121,14 +122,16 @@ def list_letters(letters: Letters, kind: str, limit: int, as_json: bool) -> None
 def replay(letters: Letters, kind: str, as_json: bool) -> None:
     """Send letters to the partitions they came from, each once: with them the group's offset moves.
 
-    Letters of other kinds go to the end of their topic, where another replay finds them.
+    Letters of other kinds, and of sources that are no more, go to the end of their topic, where
+    another replay finds them.
     """
     sent = kept = 0
     for records in letters.batches():
         out = []
         for at in range(len(records)):
             letter = described(records, at)
-            if letter["topic"] and (not kind or letter["kind"] == kind):
+            known = not letter["source"] or letter["source"] in letters.sources
+            if letter["topic"] and known and (not kind or letter["kind"] == kind):
                 out.append(_again(records.original(at), letter["topic"], letter["partition"]))
                 sent += 1
             else:
@@ -138,13 +141,17 @@ def replay(letters: Letters, kind: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"replayed": sent, "kept": kept}))  # noqa: T201 (the command's output)
     else:
-        rest = f"; {kept} of other kinds stay" if kept else ""
+        rest = f"; {kept} of other kinds or sources stay" if kept else ""
         print(f"{sent} sent to their topics again{rest}.")  # noqa: T201 (the command's output)
 
 
 def _again(original: Original, topic: str, partition: int) -> DeadLetter:
     times = next((int(v or 0) for name, v in original.headers if name == REPLAYS), 0)
-    headers = [(name, value) for name, value in original.headers if not name.startswith(OWN)]
+    # Another source of the topic has taken it; the one that has not still knows it is meant.
+    headers = [
+        (name, value) for name, value in original.headers
+        if name == SOURCE or not name.startswith(OWN)
+    ]  # fmt: skip
     headers.append((REPLAYS, str(times + 1).encode()))
     return DeadLetter(topic, Original(original.key, original.value, headers), partition)
 

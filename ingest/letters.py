@@ -12,11 +12,16 @@ SUFFIX = ".dead-letter"
 OWN = "headwater-"
 
 
-def dead_letter(records: Records, at: int, kind: str, reason: str) -> DeadLetter:
-    """A message as it came, with headers that say where from and why."""
+#: The source that rejected a message; on one that is sent again, the only one to take it.
+SOURCE = f"{OWN}source"
+
+
+def dead_letter(records: Records, at: int, source: str, kind: str, reason: str) -> DeadLetter:
+    """A message as it came, with headers that say where from, who rejected it and why."""
     original = records.original(at)
     own = {
         f"{OWN}reason": f"{kind}: {reason}",
+        SOURCE: source,
         f"{OWN}topic": records.tp.topic,
         f"{OWN}partition": str(records.tp.partition),
         f"{OWN}offset": str(records.offset[at]),
@@ -29,6 +34,15 @@ def dead_letter(records: Records, at: int, kind: str, reason: str) -> DeadLetter
     return DeadLetter(records.tp.topic + SUFFIX, letter)
 
 
+def replayed_for(records: Records) -> dict[int, str]:
+    """The source for which messages were sent again, of those that were."""
+    return {
+        at: (value or b"").decode()
+        for at in records.with_headers()
+        for name, value in records.original(at).headers if name == SOURCE
+    }  # fmt: skip
+
+
 def letter_of(original: Original, time_ms: int, shown_bytes: int = SHOWN_BYTES) -> Letter:
     """What a dead letter says of itself; `time_ms` is when it was put aside."""
     headers = {name: (value or b"").decode(errors="replace") for name, value in original.headers}
@@ -37,6 +51,7 @@ def letter_of(original: Original, time_ms: int, shown_bytes: int = SHOWN_BYTES) 
         topic=headers.get(f"{OWN}topic", ""),
         partition=int(headers.get(f"{OWN}partition", -1)),
         offset=int(headers.get(f"{OWN}offset", -1)),
+        source=headers.get(SOURCE, ""),
         time=datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(),
         kind=kind,
         reason=reason,

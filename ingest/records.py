@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -76,6 +76,10 @@ class Records:
     def original(self, i: int) -> Original:
         """Message i whole; may be slow, since few are asked for."""
         raise NotImplementedError
+
+    def with_headers(self) -> Iterable[int]:
+        """Messages among which are all that have headers."""
+        return range(len(self))
 
 
 class PackedRecords(Records):

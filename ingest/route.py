@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,8 +53,11 @@ class StreamRoute:
         self._buffers: dict[TopicPartition, list[pa.Table]] = {}
         self.newest_us = NO_TIME
 
-    def take(self, records: Records, watermark: int) -> Taken:
-        """Decode and judge records, buffer what is accepted for the log."""
+    def take(self, records: Records, watermark: int, others: Sequence[int] = ()) -> Taken:
+        """Decode and judge records, buffer what is accepted for the log.
+
+        others: places of messages that are sent again for other sources of the topic.
+        """
         with self._metrics.step("decode"):
             decoded = self._decoder.decode(records)
         rejected = [(at, "invalid", reason) for at, reason in decoded.rejected]
@@ -69,8 +72,12 @@ class StreamRoute:
             verdict.watermark,
         )  # fmt: skip
         assert batch is not None  # noqa: S101 (narrows the type for mypy)
-        if len(verdict.accepted) < len(ts):
-            batch = batch.take(verdict.accepted)
+        accepted = verdict.accepted
+        if others:
+            rejected = [one for one in rejected if one[0] not in others]
+            accepted = accepted[~np.isin(decoded.kept[accepted], others)]
+        if len(accepted) < len(ts):
+            batch = batch.take(accepted)
         batch, refused = self._checked(batch)
         place_of = {int(records.offset[at]): at for at in range(len(records))} if refused else {}
         rejected += [(place_of[offset], kind, reason) for offset, kind, reason in refused]

@@ -32,7 +32,7 @@ from headwater.settings import Settings
 from headwater.times import NO_TIME
 from ingest.checkpoint import Checkpoint, Jobs, Outcome, Written
 from ingest.clients import open_consumer, read_options
-from ingest.letters import dead_letter
+from ingest.letters import dead_letter, replayed_for
 from ingest.metrics import Metrics
 from ingest.records import Committed, Consumer, DeadLetter, Records, TopicPartition
 from ingest.rounds import Rounds
@@ -254,12 +254,15 @@ class Worker:
         tp, watermarks = records.tp, self._watermarks[records.tp]
         if len(records):
             now_us = self._now_us(records)
-            for route in self.routes.of(tp):
+            routes = self.routes.of(tp)
+            replayed = replayed_for(records) if len(routes) > 1 else {}
+            for route in routes:
                 source = route.stream.name
-                taken = route.take(records, watermarks.get(source, NO_TIME))
+                others = [at for at, meant in replayed.items() if meant != source]
+                taken = route.take(records, watermarks.get(source, NO_TIME), others)
                 watermarks[source] = taken.watermark
                 for at, kind, reason in taken.rejected:
-                    self._dead.append((tp, dead_letter(records, at, kind, reason)))
+                    self._dead.append((tp, dead_letter(records, at, source, kind, reason)))
                 if taken.batch is not None:
                     self._fold(route, taken.batch, now_us)
                     self._counts[tp]["applied"] += len(taken.batch.offsets)

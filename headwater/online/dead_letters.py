@@ -21,7 +21,8 @@ class Letter(msgspec.Struct, frozen=True):
     """A message that was not applied. `key` and `value` are text where they are text, else
     "base64:..."; longer ones are cut to `SHOWN_BYTES`. bytes: of the whole value.
 
-    time: when it was put aside, ISO 8601. kind: invalid, future, late or udf.
+    time: when it was put aside, ISO 8601. kind: invalid, future, late or udf. source:
+    which rejected it.
     """
 
     topic: str
@@ -33,6 +34,7 @@ class Letter(msgspec.Struct, frozen=True):
     key: str | None
     value: str | None
     bytes: int
+    source: str = ""
 
 
 def _key(project: str, topic: str) -> str:

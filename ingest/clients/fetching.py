@@ -37,6 +37,11 @@ class BatchRecords(Records):
         key = None if size < 0 else self.raw[at : at + size]
         return Original(key, self.value(i), rb.headers(self.raw, int(self.headers_at[i])))
 
+    def with_headers(self) -> list[int]:
+        counts = np.frombuffer(self.raw, np.uint8)[self.headers_at]
+        found: list[int] = np.flatnonzero(counts).tolist()
+        return found
+
 
 @dataclass(frozen=True)
 class _Parsed:

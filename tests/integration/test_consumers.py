@@ -157,6 +157,8 @@ def test_keys_headers_and_tombstones_come_whole(group: Group) -> None:
     assert [s for r in found for s in r.value_size.tolist()] == [1, -1, 0, -1]
     assert {t for r in found for t in r.timestamp_ms.tolist()} == {1_700_000_000_123}
     assert b"".join(r.data[1:-1] + b"," for r in found) == b"v,null,,null,"
+    with_headers = {int(r.offset[i]) for r in found for i in r.with_headers()}
+    assert {0, 3} <= with_headers
 
 
 def test_the_brokers_time_is_given_where_the_topic_says_so(group: Group) -> None:

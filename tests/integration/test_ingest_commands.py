@@ -190,3 +190,66 @@ def test_dead_letters_keep_their_bytes_and_are_replayed_once(
     assert max(one["offset"] for one in letters("--kind", "late")) > late
     log = read_log(catalog_cache.load(programs.repo).streams["clicks"])
     assert bad not in log["_offset"].to_pylist()
+
+
+SHARED = """
+from datetime import timedelta
+from feast import Entity, FileSource, Field, KafkaSource, StreamFeatureView, ValueType
+from feast.aggregation import Aggregation
+from feast.data_format import DeltaFormat, JsonFormat
+from feast.types import Int64
+
+
+def counted(key):
+    source = KafkaSource(
+        name=f"of_{key}", topic="shared", kafka_bootstrap_servers="127.0.0.1:1",
+        timestamp_field="at", watermark_delay_threshold=timedelta(hours=1),
+        message_format=JsonFormat(f"{key} bigint, amount double, at timestamp"),
+        batch_source=FileSource(name=f"{key}_log", path=f"data/log/{key}",
+                                file_format=DeltaFormat(), timestamp_field="at"),
+    )
+    return StreamFeatureView(
+        name=f"{key}_windows", source=source, timestamp_field="at",
+        entities=[Entity(name=key, join_keys=[key], value_type=ValueType.INT64)],
+        schema=[Field(name=key, dtype=Int64), Field(name="n", dtype=Int64)],
+        aggregations=[
+            Aggregation(column="amount", function="count", time_window=timedelta(days=1), name="n"),
+        ],
+    )
+
+
+users, shops = counted("user_id"), counted("shop_id")
+"""
+
+
+def test_what_one_source_of_a_topic_rejected_is_not_counted_twice_by_another(
+    tmp_path: Path, kafka: LocalKafka, redis_url: str
+) -> None:
+    kafka.create_topics({"shared": 1})
+    (tmp_path / "feature_store.yaml").write_text(feature_store("shared", redis_url))
+    (tmp_path / "definitions.py").write_text(SHARED)
+    env = {"REDIS_URL": redis_url, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}
+    programs = Programs(tmp_path, env)
+    programs.headwater("apply")
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap)
+    now = time.time_ns() // 1000
+    for one in ({"user_id": 1}, {"shop_id": 2}, {"user_id": 1, "shop_id": 2}, {}):
+        value = json.dumps({**one, "amount": 1.0, "at": now}).encode()
+        producer.send("shared", value, partition=0).get(20)
+    producer.close()
+
+    def letters() -> list[tuple[int, str]]:
+        lines = programs.headwater("dead-letters", "list", "--json").splitlines()
+        return [(one["offset"], one["source"]) for one in map(json.loads, lines)]
+
+    assert programs.ingest("--until-end").wait(60) == 0
+    rejected = [(0, "of_shop_id"), (1, "of_user_id"), (3, "of_shop_id"), (3, "of_user_id")]
+    assert sorted(letters()) == rejected
+    assert json.loads(programs.headwater("dead-letters", "replay", "--json"))["replayed"] == 4
+    assert programs.ingest("--until-end").wait(60) == 0
+    again = [letter for letter in letters() if letter[0] > 3]
+    assert sorted(source for _, source in again) == ["of_shop_id"] * 2 + ["of_user_id"] * 2
+    assert len(again) == len({offset for offset, _ in again}), "each was sent again for one source"
+    streams = catalog_cache.load(tmp_path).streams
+    for source, offsets in (("of_user_id", [0, 2]), ("of_shop_id", [1, 2])):
+        assert sorted(read_log(streams[source])["_offset"].to_pylist()) == offsets
