@@ -48,7 +48,7 @@ class LogColumns:
         ]
         ends = np.cumsum([0, *(len(read.features) for read in plan.reads)]).tolist()
         self._features = [slice(*pair) for pair in pairwise(ends)]
-        #: Why the first of the requests that were left out cannot be written.
+        #: Why the first of those that were left out cannot be written.
         self.fault = ""
 
     def tables(
@@ -103,8 +103,11 @@ class LogColumns:
         wholes = pa.array([whole for _, whole, _ in rows], pa.int32()).take(of_each)
         version = self._plan.catalog.version
         table = pa.table(columns | system_columns(times, request, wholes, version))
-        for column in self._plan.key_types():
-            if table[column].null_count:  # a key of no value that fits
+        for column, kind in self._plan.key_types().items():
+            if columns[column].null_count:
+                at = pc.index(columns[column].is_null(), True).as_py()
+                value = _chained(records, column)[at]
+                self.fault = self.fault or f"the key {column!r} is {value!r}, which is no {kind}"
                 table = table.filter(table[column].is_valid())
         return table
 
@@ -169,7 +172,7 @@ class LogColumns:
     def _of_requests(
         self, records: Sequence[Many], sizes: Int64
     ) -> tuple[list[ViewColumns], list[pa.Array]]:
-        """As `_of_turns`."""
+        """As `_of_blocks`."""
         reads = [[record.reads[place] for record in records] for place in range(len(self._readers))]
         found = [merged(parts, sizes) for parts in reads]
         made_of = [

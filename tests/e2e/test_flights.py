@@ -246,7 +246,7 @@ def test_statuses_say_what_is_true(year: Year) -> None:
         ({"features": ["nope:x"], "entities": {}}, 404, "nope"),
         ({"features": ["origin_weather:tmp"], "entities": {"origin": ["JFK"]}}, 422, "'temp'"),
         ({"features": ["origin_weather:temp"], "entities": {}}, 422, "origin"),
-        ({"features": ["origin_weather:temp"], "entities": {"origin": [3]}}, 422, "STRING"),
+        ({"features": ["origin_weather:temp"], "entities": {"origin": [1.5]}}, 422, "STRING"),
         ({"feature_service": "nope", "entities": {}}, 404, "nope"),
     ],
 )
