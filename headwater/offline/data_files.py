@@ -18,12 +18,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake.exceptions import DeltaError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
-from pyarrow.fs import FileSystem, LocalFileSystem, PyFileSystem
+from pyarrow.fs import FileSystem, LocalFileSystem, PyFileSystem, SubTreeFileSystem
 
 #: Columns that the log adds to a source's own: where an event came from and when it was applied.
 TOPIC, PARTITION, OFFSET, ARRIVED = "_topic", "_partition", "_offset", "_arrived_at"
@@ -102,14 +103,35 @@ def commit(
     )  # fmt: skip
 
 
-def _place(table: DeltaTable, name: str) -> tuple[FileSystem, str]:
+def dataset_of(table: DeltaTable) -> ds.Dataset:
+    """A table's files, on this machine by Arrow's own file system.
+
+    deltalake's is Python. A thread of Arrow's lets go of it some time after a scan, which aborts a
+    process that is just ending.
+    """
+    folder = _folder(table)
+    if folder is not None:
+        found = table.to_pyarrow_dataset(filesystem=SubTreeFileSystem(folder, LocalFileSystem()))
+        # A name that is not what the file is called (partitions of odd values) is left to Delta.
+        if all((Path(folder) / name).exists() for name in found.files):
+            return found
+    return table.to_pyarrow_dataset()
+
+
+def _folder(table: DeltaTable) -> str | None:
+    """Where a table is, if it is on this machine."""
     uri = table.table_uri
     if uri.startswith("file://"):
         from urllib.parse import unquote, urlparse
 
         uri = unquote(urlparse(uri).path)
-    if "://" not in uri:
-        return LocalFileSystem(), str(Path(uri) / name)
+    return None if "://" in uri else uri
+
+
+def _place(table: DeltaTable, name: str) -> tuple[FileSystem, str]:
+    folder = _folder(table)
+    if folder is not None:
+        return LocalFileSystem(), str(Path(folder) / name)
     return PyFileSystem(DeltaStorageHandler.from_table(table._table)), name
 
 

@@ -86,9 +86,11 @@ def open_delta(path: str, version: int | None = None, endpoint: str = "") -> ds.
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
+    from headwater.offline.data_files import dataset_of
+
     try:
         table = DeltaTable(path, version=version, storage_options=storage_options(path, endpoint))
-        return table.to_pyarrow_dataset()
+        return dataset_of(table)
     except TableNotFoundError:
         return None
     except DeltaError as error:

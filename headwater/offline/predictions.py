@@ -197,6 +197,7 @@ def read(path: str, model: str = "", after_us: int | None = None) -> pa.Table | 
     from deltalake import DeltaTable
     from deltalake.exceptions import TableNotFoundError
 
+    from headwater.offline.data_files import dataset_of
     from headwater.offline.log import log_errors
 
     with log_errors(path):
@@ -207,7 +208,7 @@ def read(path: str, model: str = "", after_us: int | None = None) -> pa.Table | 
         wanted = ds.field("model") == model if model else ds.scalar(True)
         if after_us is not None:
             wanted &= ds.field("arrived") > pa.scalar(after_us, TIMESTAMP)
-        return table.to_pyarrow_dataset().to_table(filter=wanted).sort_by("arrived")
+        return dataset_of(table).to_table(filter=wanted).sort_by("arrived")
 
 
 def _ids(table: pa.Table) -> pa.Array:

@@ -24,6 +24,7 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import Catalog
 from headwater.errors import LogConflictError
+from headwater.offline.data_files import dataset_of
 from headwater.offline.files import storage_options
 from headwater.offline.log import PROPERTIES, log_errors
 from headwater.quality.drift import Span
@@ -94,7 +95,7 @@ class SketchTable:
         with log_errors(self.path):
             table = self._open() or self._made()
             wanted = (ds.field("origin") == _MARK) & (ds.field("service") == name)
-            held = table.to_pyarrow_dataset().to_table(["rows", "type"], wanted).sort_by("rows")
+            held = dataset_of(table).to_table(["rows", "type"], wanted).sort_by("rows")
         text = held["type"][-1].as_py() if held.num_rows else "{}"
         return Mark(msgspec.json.decode(text, type=dict[str, int]), table)
 
@@ -143,7 +144,7 @@ class SketchTable:
         if service is not None:
             wanted &= ds.field("service") == service
         with log_errors(self.path):
-            return _sketches(table.to_pyarrow_dataset().to_table(filter=wanted))
+            return _sketches(dataset_of(table).to_table(filter=wanted))
 
     def span(
         self, origin: Origin, view: str, from_us: int, until_us: int, service: str | None = None
@@ -162,7 +163,7 @@ class SketchTable:
             return []
         wanted = (ds.field("origin") == origin) & (ds.field("feature") == ROWS)
         with log_errors(self.path):
-            held = table.to_pyarrow_dataset().to_table(["view"], wanted)
+            held = dataset_of(table).to_table(["view"], wanted)
         return sorted(pc.unique(held["view"]).to_pylist())
 
     def tidy(self, now_us: int, keep_us: int = 0) -> None:
@@ -176,7 +177,7 @@ class SketchTable:
         with log_errors(self.path):
             field, ends = ds.field("hour"), [pa.scalar(us, TIMESTAMP) for us in (since, until)]
             within = (field >= ends[0]) & (field < ends[1])
-            rows = table.to_pyarrow_dataset().to_table(filter=within)
+            rows = dataset_of(table).to_table(filter=within)
             marks = rows.filter(ds.field("origin") == _MARK).sort_by("rows").to_pylist()
             newest = {row["service"]: row for row in marks}
             kept = [_row(key, one) for key, one in _sketches(rows).items()] + [*newest.values()]
