@@ -19,12 +19,17 @@ _SECONDS, _AGES, _ENTITIES = np.array(SECONDS), np.array(AGES), np.array(ENTITIE
 
 
 @njit(cache=True, error_model="numpy", inline="always")
-def _observe(numbers, place, edges, value):
-    """Add a value to the histogram at a place: its bucket's count, and the sum behind them."""
+def _bucket(edges, value):
     bucket = 0
     while bucket < edges.shape[0] and value > edges[bucket]:
         bucket += 1
-    numbers[place + bucket] += 1
+    return bucket
+
+
+@njit(cache=True, error_model="numpy", inline="always")
+def _observe(numbers, place, edges, value):
+    """Add a value to the histogram at a place: its bucket's count, and the sum behind them."""
+    numbers[place + _bucket(edges, value)] += 1
     total = place + edges.shape[0] + 1
     numbers[total : total + 1].view(np.float64)[0] += value
 
@@ -44,10 +49,7 @@ def _count_ages(numbers, place, now_us, event_us):
         if event_us[i]:
             age = max(now_us - event_us[i], 0) / 1e6
             sum_of_all += age
-            bucket = 0
-            while bucket < _AGES.shape[0] and age > _AGES[bucket]:
-                bucket += 1
-            numbers[place + bucket] += 1
+            numbers[place + _bucket(_AGES, age)] += 1
     total = place + _AGES.shape[0] + 1
     numbers[total : total + 1].view(np.float64)[0] += sum_of_all
 

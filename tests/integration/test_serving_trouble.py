@@ -400,6 +400,14 @@ def test_a_body_that_reads_like_a_known_request_is_a_body(running: Running) -> N
         assert b"HTTP/1.1 400" in until_received(connection, b"}")
 
 
+def freeze(client: redis.Redis, stack: contextlib.ExitStack) -> int:
+    """Stop a Redis until the stack ends or its process, the result, is told to go on."""
+    pid = int(client.info("server")["process_id"])
+    os.kill(pid, signal.SIGSTOP)
+    stack.callback(os.kill, pid, signal.SIGCONT)
+    return pid
+
+
 def test_who_is_refused_hears_it_before_those_let_in_are_answered(
     repo: Path, own_redis: LocalRedis
 ) -> None:
@@ -417,9 +425,7 @@ def test_who_is_refused_hears_it_before_those_let_in_are_answered(
         for connection in connections:
             connection.sendall(vector_request(1))
             until_received(connection, b'Z"]}]}')
-        pid = client.info("server")["process_id"]
-        os.kill(pid, signal.SIGSTOP)
-        stack.callback(os.kill, pid, signal.SIGCONT)
+        pid = freeze(client, stack)
         for connection in connections:
             connection.sendall(vector_request(2))
         refused: set[socket.socket] = set()
@@ -465,9 +471,7 @@ def test_a_request_behind_one_that_waits_for_its_refusal_is_answered_as_well(
         for connection in connections:
             connection.sendall(vector_request(1))
             until_received(connection, b'Z"]}]}')
-        pid = client.info("server")["process_id"]
-        os.kill(pid, signal.SIGSTOP)
-        stack.callback(os.kill, pid, signal.SIGCONT)
+        pid = freeze(client, stack)
         first, *others = connections
         first.sendall(vector_request(1))
         # All of them come in one turn of the loop, which refuses some; while the others wait for

@@ -43,9 +43,8 @@ def test_at_three_times_the_load_who_is_let_in_waits_no_longer(
     assert full.refused == 0
     assert triple.refused > 0
     assert triple.accepted_p99_ms < 2 * full.accepted_p99_ms
-    # More comes than can even be refused; who is refused waits less than Retry-After asks for.
-    assert triple.refused_p99_ms < 500
-    assert triple.accepted > 0.4 * full.accepted
+    assert triple.refused_p99_ms < triple.accepted_p99_ms
+    assert triple.accepted > 0.5 * full.accepted
 
 
 def test_redis_is_found_again_within_a_second_of_its_start(repo: Path) -> None:
