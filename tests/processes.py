@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.local.process import free_ports, listens
+from tests.waiting import until
 
 _CONFIG = """
 project: {project}
@@ -61,15 +61,19 @@ class Programs:
         return done.stdout
 
     def ingest(self, *words: str) -> subprocess.Popen[bytes]:
-        return self.start("ingest", "--repo", str(self.repo), *words)
+        """A worker that shows its metrics, or has ended already."""
+        worker = self.start("ingest", "--repo", str(self.repo), *words)
+        port = int(self.env["HEADWATER_METRICS_PORT"])
+        until(lambda: not port or listens(port) or worker.poll() is not None, 90)
+        return worker
 
     def serve(self) -> subprocess.Popen[bytes]:
         server = self.start("service", "--repo", str(self.repo))
-        deadline = time.monotonic() + 90
-        while not listens(self._port):
+
+        def lives() -> None:
             assert server.poll() is None, "the service ended"
-            assert time.monotonic() < deadline, "the service does not listen"
-            time.sleep(0.05)
+
+        until(lambda: listens(self._port), 90, "the service does not listen", lives)
         return server
 
     def post(self, path: str, body: Any) -> tuple[int, Any]:
