@@ -48,6 +48,13 @@ class StoreUnavailableError(HeadwaterError):
     """A store did not answer in time; the same request may succeed later."""
 
 
+class MessageTooLargeError(StoreUnavailableError):
+    """A Kafka topic takes no message as large as one of those that were sent; none was."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"topic {topic} takes no message so large; raise its max.message.bytes")
+
+
 class LogConflictError(HeadwaterError):
     """Another worker appended this partition's events; drop the batch and start from its offset."""
 

@@ -19,7 +19,7 @@ from headwater.catalog import Catalog
 from headwater.errors import HeadwaterError
 from headwater.settings import Settings
 from ingest.clients import open_consumer, read_options
-from ingest.letters import OWN, SOURCE, SUFFIX, letter_of
+from ingest.letters import CUT, OWN, SOURCE, SUFFIX, letter_of
 from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
 
 #: How often a letter has been sent again.
@@ -122,26 +122,27 @@ def list_letters(letters: Letters, kind: str, limit: int, as_json: bool) -> None
 def replay(letters: Letters, kind: str, as_json: bool) -> None:
     """Send letters to the partitions they came from, each once: with them the group's offset moves.
 
-    Letters of other kinds, and of sources that are no more, go to the end of their topic, where
-    another replay finds them.
+    Letters of other kinds, of sources that are no more, and those that are only a message's
+    beginning go to the end of their topic, where another replay finds them.
     """
     sent = kept = 0
     for records in letters.batches():
         out = []
         for at in range(len(records)):
-            letter = described(records, at)
+            letter, original = described(records, at), records.original(at)
             known = not letter["source"] or letter["source"] in letters.sources
-            if letter["topic"] and known and (not kind or letter["kind"] == kind):
-                out.append(_again(records.original(at), letter["topic"], letter["partition"]))
+            whole = all(name != CUT for name, _ in original.headers)
+            if letter["topic"] and known and whole and (not kind or letter["kind"] == kind):
+                out.append(_again(original, letter["topic"], letter["partition"]))
                 sent += 1
             else:
-                out.append(DeadLetter(records.tp.topic, records.original(at)))
+                out.append(DeadLetter(records.tp.topic, original))
                 kept += 1
         letters.consumer.commit({records.tp: Committed(records.next_offset, "")}, out)
     if as_json:
         print(json.dumps({"replayed": sent, "kept": kept}))  # noqa: T201 (the command's output)
     else:
-        rest = f"; {kept} of other kinds or sources stay" if kept else ""
+        rest = f"; {kept} of other kinds or sources, or cut, stay" if kept else ""
         print(f"{sent} sent to their topics again{rest}.")  # noqa: T201 (the command's output)
 
 

@@ -32,7 +32,7 @@ from headwater.settings import Settings
 from headwater.times import NO_TIME
 from ingest.checkpoint import Checkpoint, Jobs, Outcome, Written
 from ingest.clients import open_consumer, read_options
-from ingest.letters import dead_letter, replayed_for
+from ingest.letters import bury, dead_letter, replayed_for
 from ingest.metrics import Metrics
 from ingest.records import Committed, Consumer, DeadLetter, Records, TopicPartition
 from ingest.rounds import Rounds
@@ -411,8 +411,7 @@ class Worker:
         with self.metrics.step("commit"):
             if checkpoint.positions:
                 dead = [letter for _, letter in checkpoint.dead]
-                self.consumer.commit(checkpoint.positions, dead)
-                self.status.buried(dead)
+                self.status.buried(bury(self.consumer, checkpoint.positions, dead))
         self.status.committed(
             {tp: (at.offset, _read(at.metadata).counts) for tp, at in checkpoint.positions.items()}
         )

@@ -16,10 +16,15 @@ import confluent_kafka
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from headwater.errors import FencedError, HeadwaterError, StoreUnavailableError
+from headwater.errors import (
+    FencedError,
+    HeadwaterError,
+    MessageTooLargeError,
+    StoreUnavailableError,
+)
 from ingest.clients.librdkafka import Fetched, Messages, Queues
 from ingest.clients.message_kernels import ERROR, OFFSET, SIZE, TIMESTAMP
-from ingest.clients.options import for_confluent
+from ingest.clients.options import COMPRESSION, for_confluent
 from ingest.records import Committed, DeadLetter, Int64, Moved, Original, Records, TopicPartition
 
 logger = logging.getLogger("headwater.ingest")
@@ -323,6 +328,9 @@ class ConfluentConsumer:
                     "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
                     "delivery.timeout.ms": int(TIMEOUT_SECONDS * 1000),
                     "message.max.bytes": 64 << 20,
+                    "compression.type": COMPRESSION,
+                    # A topic's limit holds for batches: none is larger for its many messages.
+                    "batch.size": 16 << 10,
                     **for_confluent(self._options, producer=True),
                 },
                 logger=logging.getLogger("headwater.kafka"),
@@ -372,6 +380,8 @@ class ConfluentConsumer:
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while self._producer.flush(0.1) and not refused and time.monotonic() < deadline:
             pass
+        # One that is too large takes the others with it, whose errors say nothing.
+        refused.sort(key=lambda one: one[1].code() != KafkaError.MSG_SIZE_TOO_LARGE)
         if refused:
             raise _refused(*refused[0])
 
@@ -395,6 +405,8 @@ def _refused(topic: str, error: KafkaError) -> HeadwaterError:
             f"the broker has no topic {topic} and does not make it; create it, for what cannot be "
             "applied goes there"
         )
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        return MessageTooLargeError(topic)
     return StoreUnavailableError(
         f"the dead-letter topic {topic} takes nothing ({error.str()}); see that it exists and "
         "that this worker may write to it"

@@ -7,16 +7,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError, KafkaTimeoutError, ProducerFencedError
+from kafka.errors import (
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    ProducerFencedError,
+    RecordListTooLargeError,
+)
 from kafka.structs import TopicPartition as KafkaPartition
 
-from headwater.errors import FencedError, HeadwaterError, StoreUnavailableError
+from headwater.errors import (
+    FencedError,
+    HeadwaterError,
+    MessageTooLargeError,
+    StoreUnavailableError,
+)
+from ingest.clients.options import COMPRESSION
 from ingest.records import DeadLetter, Header
 
 #: Longest wait for each step of a transaction.
 TIMEOUT_SECONDS = 10.0
 #: A transaction that a killed worker left open holds its partitions' offsets this long.
 TRANSACTION_TIMEOUT_MS = 10_000
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
 class _Headers(list[Header]):
@@ -45,6 +58,7 @@ class TransactionalProducer(KafkaProducer):
             request_timeout_ms=int(TIMEOUT_SECONDS * 1000),
             delivery_timeout_ms=int(TIMEOUT_SECONDS * 1000) + 100,
             linger_ms=5,
+            compression_type=COMPRESSION,
             bootstrap_timeout_ms=int(TIMEOUT_SECONDS * 1000),
             max_request_size=64 << 20,
             metrics_enabled=False,
@@ -61,9 +75,11 @@ class TransactionalProducer(KafkaProducer):
             sent = [(letter.topic, self._put(letter)) for letter in dead]
             self._wait(transaction.send_offsets_to_transaction(offsets, group))
             self.flush(timeout=TIMEOUT_SECONDS)
-            for topic, future in sent:
-                if future.failed():
-                    raise _refused(topic, future.exception)
+            failed = [(topic, future.exception) for topic, future in sent if future.failed()]
+            # One that is too large takes the others with it, whose errors say nothing.
+            failed.sort(key=lambda one: not isinstance(one[1], _TOO_LARGE))
+            if failed:
+                raise _refused(*failed[0])
             self._wait(transaction.begin_commit())
         except ProducerFencedError as error:
             raise FencedError("another worker ended this worker's transaction") from error
@@ -104,6 +120,8 @@ def _refused(topic: str, error: BaseException) -> HeadwaterError:
             f"the broker has no topic {topic} and does not make it; create it, for what cannot be "
             "applied goes there"
         )
+    if isinstance(error, _TOO_LARGE):
+        return MessageTooLargeError(topic)
     return StoreUnavailableError(
         f"the dead-letter topic {topic} takes nothing ({type(error).__name__}); see that it exists "
         "and that this worker may write to it"

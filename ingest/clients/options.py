@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from headwater.errors import HeadwaterError
 
+#: How dead letters are sent: what a producer compressed to fit into a topic fits again.
+COMPRESSION = "gzip"
+
 
 class _Option(NamedTuple):
     """An option's names in librdkafka and in kafka-python."""

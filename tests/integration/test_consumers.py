@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
 from confluent_kafka import Consumer as NativeConsumer
 from confluent_kafka import Producer
@@ -17,9 +18,15 @@ from confluent_kafka import TopicPartition as NativePartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from kafka.admin import KafkaAdminClient, MemberToRemove
 
-from headwater.errors import FencedError, HeadwaterError, StoreUnavailableError
+from headwater.errors import (
+    FencedError,
+    HeadwaterError,
+    MessageTooLargeError,
+    StoreUnavailableError,
+)
 from headwater.local import LocalKafka
 from ingest.clients import open_consumer
+from ingest.letters import bury, letter_of
 from ingest.records import Committed, Consumer, DeadLetter, Original, Records, TopicPartition
 
 DEADLINE_SECONDS = 30.0
@@ -509,6 +516,38 @@ def test_many_dead_letters_at_once(group: Group) -> None:
         [DeadLetter(topic, Original(b"%d" % i, b"v" * 100, [])) for i in range(5000)],
     )
     assert len(_dead(group, topic, 5000)) == 5000
+
+
+@pytest.mark.parametrize("most", [1_000_000, 50_000])
+def test_letters_larger_than_their_topic_takes_are_cut(group: Group, most: int) -> None:
+    """A message as large as its topic takes has no room for the headers that a letter needs."""
+    large, own = np.random.default_rng(7).bytes(1_100_000), [("headwater-reason", b"invalid: x")]
+    group.make()
+    group.send(b"a")
+    letters = Group(group.kind, group.servers)
+    if most < 1_000_000:
+        letters.make(max_message_bytes="60000")
+    consumer, tp = group.member(), group.partition()
+    taken(consumer, 1)
+    originals = [
+        Original(b"small", b"v", [("trace", b"7"), *own]),
+        Original(b"compresses", bytes(900_000), own),
+        Original(b"large", large, [("trace", b"7"), *own]),
+        Original(large, None, own),
+    ]
+    dead = [DeadLetter(letters.topic, original) for original in originals]
+    with pytest.raises(MessageTooLargeError, match=letters.topic):
+        consumer.commit({tp: Committed(1, "")}, dead)
+    sent = bury(consumer, {tp: Committed(1, "")}, dead)
+
+    assert consumer.committed([tp]) == {tp: Committed(1, "")}
+    found = {m[1] or b"": m for m in _dead(group, letters.topic, 4)}
+    assert [tuple(one.original) for one in sent] == [found[o.original.key or b""][1:] for o in sent]
+    assert found[b"small"][1:] == tuple(originals[0])
+    assert (found[b"compresses"][2] == bytes(900_000)) == (most == 1_000_000)
+    assert found[b"large"][2:] == (large[: most - 5], [*own, ("headwater-cut", b"1100000")])
+    assert found[large[: most // 2]][2:] == (None, [*own, ("headwater-cut", b"0")])
+    assert letter_of(sent[2].original, 0).bytes == 1_100_000
 
 
 def test_a_broker_that_does_not_answer_is_named_and_nobody_looks_for_it_afterwards() -> None:
