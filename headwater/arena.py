@@ -3,7 +3,7 @@
 Key s has `tiles[s]` tiles in a block of `words`: `words[at[s]:]` = start, partials, start, ...
 ascending by start. A block holds `CAPACITY[block[s]]` tiles; freed blocks are chained by capacity.
 Events ahead of the clock wait in `heads`. `headwater.states` is the door to this module; the wire
-layout of a section stands in `headwater.windows`.
+layout of a section stands in `headwater.windows`, what a partial is in `headwater.kernels`.
 """
 
 # Numba compiles a subset of Python: explicit loops and int indices are the idiom here.

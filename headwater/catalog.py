@@ -139,6 +139,14 @@ class AggregationPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     column_type: str = "INT64"
     output_type: str = "INT64"
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether it adds whole numbers whose sum may not fit into int64.
+
+        Of a narrower column it would take 2**31 events.
+        """
+        return self.function in {"sum", "mean"} and self.column_type in {"INT64", "UNIX_TIMESTAMP"}
+
 
 class ViewPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """A feature view, batch or stream.
@@ -184,7 +192,9 @@ class ViewPlan(msgspec.Struct, frozen=True, omit_defaults=True):
         keys = [f"{key.name}:{key.type}" for key in self.join_keys]
         # The text, since a pickled body differs from one apply to the next.
         code = (self.udf.text or self.udf.name) if self.udf else ""
-        text = "\n".join([*sorted(parts), *keys, self.stream, code])
+        # State of before wide sums had one word for each of them.
+        layout = "wide" if any(a.is_wide for a in self.aggregations) else ""
+        text = "\n".join([*sorted(parts), *keys, self.stream, code, layout])
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

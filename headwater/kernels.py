@@ -11,9 +11,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-COUNT, SUM_I, SUM_F, MIN_I, MIN_F, MAX_I, MAX_F, MOMENTS, FIRST, LAST = range(10)
+COUNT, SUM_I, SUM_F, MIN_I, MIN_F, MAX_I, MAX_F, MOMENTS, FIRST, LAST, SUM_WIDE = range(11)
 #: Words that the partial of each operator takes.
-WIDTHS = (1, 1, 1, 1, 1, 1, 1, 3, 3, 3)
+WIDTHS = (1, 1, 1, 1, 1, 1, 1, 3, 3, 3, 2)
+#: A wide sum is that of the lower 32 bits and that of the upper ones, each in a word of its own:
+#: neither can overflow, in whatever order they are added, as the sum of whole int64 could.
+LOW_BITS = 0xFFFFFFFF
 
 #: Words before a section's tiles: last offset, source, watermark, tiles, head events.
 HEADER = 5
@@ -40,6 +43,8 @@ def identity(ops, slots_i, slots_f, at):
             slots_i[j], slots_i[j + 1], slots_i[j + 2] = I64_MIN, I64_MIN, 0
         elif op == MOMENTS:
             slots_i[j], slots_f[j + 1], slots_f[j + 2] = 0, 0.0, 0.0
+        elif op == SUM_WIDE:
+            slots_i[j], slots_i[j + 1] = 0, 0
         else:
             slots_i[j] = 0
 
@@ -55,6 +60,9 @@ def add_event(ops, slots_i, slots_f, at, ts, seq, values_i, values_f, valid):
             slots_i[j] += 1
         elif op == SUM_I:
             slots_i[j] += values_i[c]
+        elif op == SUM_WIDE:
+            slots_i[j] += values_i[c] & LOW_BITS
+            slots_i[j + 1] += values_i[c] >> 32
         elif op == SUM_F:
             slots_f[j] += values_f[c]
         elif op == MIN_I:
@@ -87,6 +95,9 @@ def merge(ops, into_i, into_f, at, from_i, from_f, start):
         op, j, s = ops[k, 0], at + ops[k, 2], start + ops[k, 2]
         if op in (COUNT, SUM_I):
             into_i[j] += from_i[s]
+        elif op == SUM_WIDE:
+            into_i[j] += from_i[s]
+            into_i[j + 1] += from_i[s + 1]
         elif op == SUM_F:
             into_f[j] += from_f[s]
         elif op == MIN_I:

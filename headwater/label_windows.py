@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from headwater import label_kernels as kernels
 from headwater import label_sketch_kernels as sliding
 from headwater import sketches
-from headwater.arrow import arrow_type
+from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.catalog import AggregationPlan, column_kind
 from headwater.gather import Gather, column_threads, numbers_of
-from headwater.windows import Bool, Int64
+from headwater.kernels import LOW_BITS
+from headwater.windows import Bool, Int64, bounds
 
 _NO_TIMES = np.zeros(0, np.int64)
 #: Events and labels that one thread works on at a time: their few columns stay in its cache.
@@ -280,7 +281,7 @@ class _AtLabels:
         self._windows = _windows_of(aggregations)
         self._by_visible: Int64 | None = None
         self._lows: dict[tuple[int, int], Int64] = {}
-        self._folds: dict[tuple[str, str], Any] = {}
+        self._folds: dict[tuple[str, str, str], Any] = {}
 
     def low(self, length: int, hop: int) -> Int64:
         """Where each label's window begins."""
@@ -318,11 +319,27 @@ class _AtLabels:
             return self._extreme_text(a, window)
         values, known = self.events.numbers(a.column, kind)
         count = self.count(a.column, *window)
+        if a.is_wide and _may_overflow(values):
+            return self._wide(a, values, known, count, window)
         function = "sum" if a.function == "mean" else a.function
         found = self._fold(function, a.column, values, known, window)
         if a.function == "mean":
             found = found / np.maximum(count, 1)
         return _Numbers(found, count > 0)
+
+    def _wide(
+        self, a: AggregationPlan, values: Int64, known: Bool | None, count: Int64,
+        window: tuple[int, int],
+    ) -> _Numbers:  # fmt: skip
+        """Sum or mean of whole numbers whose sum may not fit into int64: see `kernels.LOW_BITS`."""
+        low = self._fold("sum", a.column, values & LOW_BITS, known, window, "low")
+        high = self._fold("sum", a.column, values >> 32, known, window, "high") + (low >> 32)
+        low = low & LOW_BITS
+        some = count > 0
+        if a.function == "sum" and a.output_type in {"INT32", "INT64", "UNIX_TIMESTAMP"}:
+            return _Numbers(high << 32 | low, some & (high >= -(2**31)) & (high < 2**31))
+        total = high * 2.0**32 + low
+        return _Numbers(total if a.function == "sum" else total / np.maximum(count, 1), some)
 
     def count(self, column: str, length: int, hop: int) -> Int64:
         """How many of each label's events have a value; for no column, how many there are."""
@@ -333,11 +350,16 @@ class _AtLabels:
         return self._fold("count", column, ones, None, (length, hop))
 
     def _fold(
-        self, function: str, column: str, values: Any, known: Bool | None, window: tuple[int, int]
-    ) -> Any:
-        """A window's values, one of all that the function has over the column: made at once."""
+        self, function: str, column: str, values: Any, known: Bool | None, window: tuple[int, int],
+        part: str = "",
+    ) -> Any:  # fmt: skip
+        """A window's values, one of all that the function has over the column: made at once.
+
+        part: which part of the column's values these are, where they are not whole.
+        """
         windows = self._windows[function, column]
-        if (function, column) not in self._folds:
+        place = (function, column, part)
+        if place not in self._folds:
             op, none = _OPERATORS[function], _neutral(function, values.dtype)
             if known is not None:
                 values = np.where(known, values, none)
@@ -350,8 +372,8 @@ class _AtLabels:
             kernels.fold(
                 op, none, values, tree, lows, self.until, self.high, self.arrived, self.t, found
             )
-            self._folds[function, column] = found
-        return self._folds[function, column][windows.index(window)]
+            self._folds[place] = found
+        return self._folds[place][windows.index(window)]
 
     def _moments(self, a: AggregationPlan, kind: str, window: tuple[int, int]) -> _Numbers:
         values, _ = self.events.numbers(a.column, kind)
@@ -378,10 +400,13 @@ class _AtLabels:
             at = np.zeros(len(self.t), np.int64)
             at[some] = found
             return _cast(column.take(pa.array(at, mask=~some)), a.output_type)
-        empty = np.append(np.diff(offsets) == 0, False)
-        starts = pa.array(offsets.astype(np.int32), mask=empty)
-        item = arrow_type(a.output_type).value_type
-        return pa.ListArray.from_arrays(starts, _cast_to(column.take(pa.array(found)), item))
+        items = _cast(column.take(pa.array(found)), a.output_type.removesuffix("_LIST"))
+        none = np.diff(offsets) == 0
+        if items.null_count:  # of these, one is not of the declared type
+            null = np.flatnonzero(np.asarray(items.is_null()))
+            none[np.searchsorted(offsets, null, "right") - 1] = True
+        starts = pa.array(offsets.astype(np.int32))
+        return pa.ListArray.from_arrays(starts, items, mask=pa.array(none))
 
     def _extreme_text(self, a: AggregationPlan, window: tuple[int, int]) -> pa.Array:
         """Least and greatest of values that fit no number, by their rank among all."""
@@ -490,23 +515,39 @@ def _neutral(function: str, kind: Any) -> Any:
     return kind.type(kernels.I64_MAX if big else kernels.I64_MIN)
 
 
+def _may_overflow(values: Int64) -> bool:
+    """Whether the sum of some of these might not fit into int64."""
+    if not len(values):
+        return False
+    return max(int(values.max()), -int(values.min())) * len(values) >= 2**63
+
+
 def _as_type(values: Any, some: Bool | None, value_type: str) -> pa.Array:
-    """Numbers as a feature's declared type holds them; null where not `some`."""
-    if column_kind(value_type) == "int" and values.dtype == np.float64:
-        values = np.trunc(np.where(np.ones(1, np.bool_) if some is None else some, values, 0))
-        values = values.astype(np.int64)
-    return _cast(pa.array(values, mask=None if some is None else ~some), value_type)
+    """Numbers as a feature's declared type holds them; null where not `some`, or where it cannot.
+
+    See `windows.bounds`; a fraction is cut off.
+    """
+    kind = column_kind(value_type)
+    if value_type == "BOOL":
+        values = values != 0
+    elif kind == "int":
+        fits = np.ones(len(values), np.bool_)
+        if values.dtype == np.float64:
+            values = np.trunc(values)
+            fits = (values >= -(2.0**63)) & (values < 2.0**63)
+            values = np.where(fits, values, 0).astype(np.int64)
+        least, greatest = bounds(value_type)
+        fits &= (values >= least) & (values <= greatest)
+        some = fits if some is None else some & fits
+    found = pa.array(values, mask=None if some is None else ~some)
+    return found.cast(arrow_type(value_type), safe=kind != "float")
 
 
 def _cast(array: pa.Array, value_type: str) -> pa.Array:
-    return _cast_to(array, arrow_type(value_type))
-
-
-def _cast_to(array: pa.Array, target: pa.DataType) -> pa.Array:
-    if array.type == target:
-        return array
-    if pa.types.is_timestamp(target) and not pa.types.is_timestamp(array.type):
-        array = array.cast(pa.int64())
-    if pa.types.is_timestamp(array.type) and pa.types.is_integer(target):
-        return array.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).cast(target)
-    return array.cast(target, safe=not pa.types.is_floating(target))
+    """Values of a column as a feature's declared type."""
+    if array.type == arrow_type(value_type) or column_kind(value_type) == "object":
+        return array.cast(arrow_type(value_type))
+    if pa.types.is_timestamp(array.type):
+        array = array.cast(TIMESTAMP)
+    wide = pa.float64() if pa.types.is_floating(array.type) else pa.int64()
+    return _as_type(numbers_of(array.cast(wide), wide), np.asarray(array.is_valid()), value_type)

@@ -16,20 +16,25 @@ from headwater.kernels import (
     HEADER,
     I64_MAX,
     I64_MIN,
+    LOW_BITS,
     MAX_F,
     MAX_I,
     MIN_F,
     MIN_I,
     SUM_F,
     SUM_I,
+    SUM_WIDE,
     add_event,
     identity,
     merge,
 )
 
 #: How a feature comes from its window's partial.
-EVENTS, PLAIN, MEAN, VAR, STD, ENDS = range(6)
+EVENTS, PLAIN, MEAN, VAR, STD, ENDS, WIDE, WIDE_MEAN = range(8)
+#: What a feature is declared as.
+FLOAT, WHOLE, TRUTH = range(3)
 NULL_VALUE, NOT_FOUND, OUTSIDE_MAX_AGE = 1, 2, 3
+TWO_63 = float(2**63)
 _NAN = int(np.array([np.nan]).view(np.int64)[0])
 
 
@@ -128,7 +133,15 @@ def _merge_tiles(ops, width, words, words_f, slots, cuts, order, partials, parti
     single = np.empty((1, ops.shape[1]), np.int64)
     for k in range(ops.shape[0]):
         op, j = ops[k, 0], ops[k, 2]
-        if op in (COUNT, SUM_I, MIN_I, MAX_I):
+        if op == SUM_WIDE:
+            low = high = np.int64(0)
+            for w in range(order.shape[0]):
+                for i in range(cuts[w] - 1, cuts[w + 1] - 1, -1):
+                    low += words[slots + i * width + j]
+                    high += words[slots + i * width + j + 1]
+                partials[order[w] * width + j] += low
+                partials[order[w] * width + j + 1] += high
+        elif op in (COUNT, SUM_I, MIN_I, MAX_I):
             whole = I64_MAX if op == MIN_I else I64_MIN if op == MAX_I else np.int64(0)
             for w in range(order.shape[0]):
                 for i in range(cuts[w] - 1, cuts[w + 1] - 1, -1):
@@ -182,8 +195,9 @@ def read_windows(
 
     Entity i has the next `sizes[i]` words, as Redis holds them. `windows[w]` = (length or -1,
     hop); `identities` is the neutral partial. `features[f]` = (window, how, value's slot, count's
-    slot, value is an integer, result is an integer, row of `status`). `status` is filled with 0.
-    Returns how many values are null, and how many of these are floats.
+    slot, value is an integer, FLOAT or WHOLE or TRUTH, row of `status`, the least and the greatest
+    that a WHOLE one holds; what it cannot hold is null). `status` is filled with 0. Returns how
+    many values are null, and how many of these are floats.
     """
     nulls = float_nulls = 0
     n_windows = windows.shape[0]
@@ -246,40 +260,52 @@ def read_windows(
         newest[entity] = latest
         for f in range(features.shape[0]):
             base = features[f, 0] * width
-            how, is_int = features[f, 1], features[f, 4] == 1
+            how, is_int, kind = features[f, 1], features[f, 4] == 1, features[f, 5]
             slot, count = base + features[f, 2], partials[base + features[f, 3]]
-            if how == EVENTS:
-                if features[f, 5] == 1:
-                    out[f, entity] = count
-                else:
-                    result[0] = count
-                    out[f, entity] = as_word[0]
-                continue
-            if count <= (1 if how in (VAR, STD) else 0):
-                status[features[f, 6], entity] = NULL_VALUE
-                nulls += 1
-                float_nulls += features[f, 5] == 0
-                result[0] = np.nan
-                out[f, entity] = 0 if features[f, 5] == 1 else as_word[0]
-                continue
-            if how in (VAR, STD):
+            # The value is `whole` where `exact`, else `value`.
+            whole, value, exact = np.int64(0), 0.0, False
+            null = how != EVENTS and count <= (1 if how in (VAR, STD) else 0)
+            if null:
+                pass
+            elif how == EVENTS:
+                whole, exact = count, True
+            elif how in (VAR, STD):
                 value = partials_f[slot + 2] / (count - 1)
                 value = np.sqrt(value) if how == STD else value
-                is_int = False
             elif how == MEAN:
-                total = float(partials[slot]) if is_int else partials_f[slot]
-                value = total / count
-                is_int = False
+                value = (float(partials[slot]) if is_int else partials_f[slot]) / count
+            elif how in (WIDE, WIDE_MEAN):
+                high = partials[slot + 1] + (partials[slot] >> 32)
+                low = partials[slot] & LOW_BITS
+                exact = how == WIDE and -2147483648 <= high <= 2147483647
+                if exact:
+                    whole = high << 32 | low
+                else:
+                    value = float(high) * 4294967296.0 + float(low)
+                    value = value / count if how == WIDE_MEAN else value
             else:
                 at_value = slot + (2 if how == ENDS else 0)
-                if is_int and features[f, 5] == 1:
-                    out[f, entity] = partials[at_value]
-                    continue
-                value = float(partials[at_value]) if is_int else partials_f[at_value]
-            if features[f, 5] == 1:
-                out[f, entity] = np.int64(value)
+                if is_int:
+                    whole, exact = partials[at_value], True
+                else:
+                    value = partials_f[at_value]
+            if kind != FLOAT and not null:
+                if kind == TRUTH:
+                    whole = np.int64(whole != 0 or value != 0.0)
+                elif not exact:
+                    null = how == WIDE or not -TWO_63 <= value < TWO_63
+                    whole = np.int64(0) if null else np.int64(value)
+                null = null or not features[f, 7] <= whole <= features[f, 8]
+            if null:
+                status[features[f, 6], entity] = NULL_VALUE
+                nulls += 1
+                float_nulls += kind == FLOAT
+                result[0] = np.nan
+                out[f, entity] = as_word[0] if kind == FLOAT else 0
+            elif kind != FLOAT:
+                out[f, entity] = whole
             else:
-                result[0] = value
+                result[0] = float(whole) if exact else value
                 out[f, entity] = as_word[0]
     return nulls, float_nulls
 

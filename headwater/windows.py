@@ -30,6 +30,7 @@ from headwater.catalog import AggregationPlan, ViewPlan, column_kind
 from headwater.codec import WINDOW_HEADER
 from headwater.sketch_tiles import Sketch, Sketches, SketchTiles
 from headwater.states import fold_sections
+from headwater.times import FIRST_US, LAST_US
 
 Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
@@ -128,6 +129,8 @@ class WindowProgram:
                 if (primitive, a.column) in slot_of:
                     continue
                 op = _OPERATORS[primitive, "int" if kind == "int" else "float"]
+                if primitive == "sum" and a.is_wide:
+                    op = kernels.SUM_WIDE
                 column = -1 if a.column in {"", "*"} else self._slot_names.index(a.column)
                 rows.append((op, column, width, int(kind == "int")))
                 slot_of[primitive, a.column] = width
@@ -252,10 +255,17 @@ class WindowProgram:
             )
             slot = self._slot_of.get((primitive, a.column), count)
             how = _RESULTS.get(a.function, read_kernels.PLAIN)
+            if a.is_wide:
+                how = read_kernels.WIDE if a.function == "sum" else read_kernels.WIDE_MEAN
             window = self._window_index[a.window_us or -1, a.hop_us]
-            whole = column_kind(a.output_type) == "int"
-            rows.append((window, how, slot, count, int(kind == "int"), int(whole), status_row))
-        return np.array(rows, np.int64).reshape(-1, 7)
+            result = read_kernels.FLOAT
+            if column_kind(a.output_type) == "int":
+                result = read_kernels.TRUTH if a.output_type == "BOOL" else read_kernels.WHOLE
+            least, greatest = bounds(a.output_type)
+            rows.append(
+                (window, how, slot, count, int(kind == "int"), result, status_row, least, greatest)
+            )
+        return np.array(rows, np.int64).reshape(-1, 9)
 
     def _read_sketches(self, sections: Sequence[bytes], t_us: int) -> dict[Any, Any]:
         """Merged partial of each (sketch, window) at time t."""
@@ -290,6 +300,12 @@ class WindowProgram:
             squares = floats[:, self._slot_of["moments", a.column] + 2]
             values: Any = squares / np.maximum(count - 1, 1)
             values = np.sqrt(values) if a.function == "std" else values
+        elif a.is_wide:
+            at = self._slot_of["sum", a.column]
+            wide = [(high << 32) + low for low, high in partials[:, at : at + 2].tolist()]
+            if a.function == "sum":
+                return [v if ok else None for v, ok in zip(wide, enough.tolist(), strict=True)]
+            values = np.array(wide, np.float64) / np.maximum(count, 1)
         elif a.function == "mean":
             at = self._slot_of["sum", a.column]
             total = partials[:, at] if kind == "int" else floats[:, at]
@@ -300,6 +316,12 @@ class WindowProgram:
         return [v if ok else None for v, ok in zip(values.tolist(), enough.tolist(), strict=True)]
 
 
+def bounds(value_type: str) -> tuple[int, int]:
+    """The least and the greatest whole number that a feature of an integer's type holds."""
+    return _BOUNDS.get(value_type, (kernels.I64_MIN, kernels.I64_MAX))
+
+
+_BOUNDS = {"INT32": (-(2**31), 2**31 - 1), "BOOL": (0, 1), "UNIX_TIMESTAMP": (FIRST_US, LAST_US)}
 _VALUE_HEADER = int.from_bytes(WINDOW_HEADER, "little", signed=True)
 _RESULTS = {
     "count": read_kernels.EVENTS, "mean": read_kernels.MEAN, "var": read_kernels.VAR,
@@ -353,15 +375,20 @@ def _starts(sizes: Int64) -> Int64:
 
 
 def _as_type(value: Any, value_type: str) -> Any:
-    """A result as its feature's declared type holds it."""
+    """A result as its feature's declared type holds it; None where it cannot, or a part of it."""
     if value is None:
         return None
     if isinstance(value, list):
         inner = value_type.removesuffix("_LIST")
-        return [_as_type(one, inner) for one in value]
+        found = [_as_type(one, inner) for one in value]
+        return None if None in found else found
     kind = column_kind(value_type)
     if kind == "float":
         return float(value)
     if value_type == "BOOL":
         return bool(value)
-    return int(value) if kind == "int" else value
+    if kind != "int":
+        return value
+    least, greatest = bounds(value_type)
+    whole = int(value) if math.isfinite(value) else greatest + 1
+    return whole if least <= whole <= greatest else None
