@@ -62,18 +62,18 @@ def _record(
 ) -> Iterator[Leaf]:
     for field in schema["fields"]:
         at = (*path, field["name"])
-        kind = _solid(field["type"], named)
+        kind = solid(field["type"], named)
         name = kind.get("type")
         if name == "record" and kind["name"] not in above:
             yield from _record(kind, named, at, (*above, kind["name"]))
         elif name == "array":
-            item = _scalar(_solid(kind["items"], named, nulls=False))
+            item = _scalar(solid(kind["items"], named, nulls=False))
             yield Leaf(at, *item) if item[0] == "" else Leaf(at, f"{item[0]}_LIST", item[1])
         else:
             yield Leaf(at, *_scalar(kind))
 
 
-def _solid(kind: Any, named: dict[str, Any], nulls: bool = True) -> dict[str, Any]:
+def solid(kind: Any, named: dict[str, Any], nulls: bool = True) -> dict[str, Any]:
     """A type as a dict: names looked up, and a union of null and one type taken as that type."""
     if isinstance(kind, list):
         rest = [k for k in kind if k != "null"] if nulls else kind
@@ -85,7 +85,7 @@ def _solid(kind: Any, named: dict[str, Any], nulls: bool = True) -> dict[str, An
     if isinstance(kind, str):
         return {"type": kind}
     inner = kind["type"]
-    return kind if isinstance(inner, str) and inner not in named else _solid(inner, named, nulls)
+    return kind if isinstance(inner, str) and inner not in named else solid(inner, named, nulls)
 
 
 def _scalar(kind: dict[str, Any]) -> tuple[str, str, str]:

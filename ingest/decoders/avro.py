@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,12 @@ class AvroDecoder:
         self._registry = registry if stream.framing == "auto" else None
         offered = {leaf.name: leaf for leaf in avro_fields.leaves(stream.name, stream.avro_schema)}
         self._leaves = [offered[field.name] for field in stream.fields]
-        self._reader = _bare(json.loads(stream.avro_schema))
-        schema = parse_schema(self._reader, named_schemas={})
-        self._plain: Read = lambda data: schemaless_reader(data, schema, None)
-        self._aliases = {f["name"]: f.get("aliases", []) for f in self._reader["fields"]}
+        named: dict[str, Any] = {}
+        self._reader = parse_schema(_bare(json.loads(stream.avro_schema)), named_schemas=named)
+        _read_defaults(named)
+        self._plain: Read = lambda data: schemaless_reader(data, self._reader, None)
+        #: Of each leaf, the paths where a writer's schema may have it.
+        self._paths = [list(_paths(self._reader, named, leaf.path)) for leaf in self._leaves]
         self._readers: dict[int, Read | str] = {}
 
     @property
@@ -104,10 +107,10 @@ class AvroDecoder:
             writer = parse_schema(_bare(json.loads(text)), named_schemas=named)
         except Exception as error:  # fastavro raises what it meets: KeyError, TypeError, its own
             return f"schema id {schema_id} is no Avro schema: {type(error).__name__}"
-        reader = parse_schema(self._reader, named_schemas={})
+        reader = self._reader
         try:
             theirs = avro_fields.leaves(f"schema id {schema_id}", text, references)
-            changed = _changed_units(theirs, self._leaves, self._aliases)
+            changed = _changed_units(theirs, self._leaves, self._paths)
         except (ValueError, DefinitionError) as error:
             return f"schema id {schema_id} does not fit the source's Avro schema: {error}"
 
@@ -145,8 +148,46 @@ def _cells(messages: list[Any], leaf: Leaf) -> Cells | Instants | Spelled:
     return Spelled(cells, convert) if convert else cells
 
 
+def _read_defaults(named: dict[str, Any]) -> None:
+    """Make defaults of bytes what a datum has: JSON writes each byte as the character of its number
+    (Avro 1.12, "Complex Types"), and fastavro takes them as they are written.
+    """
+    for schema in named.values():
+        for field in schema.get("fields", ()):
+            if "default" in field:
+                field["default"] = _as_read(field["type"], field["default"], named)
+
+
+def _as_read(kind: Any, default: Any, named: dict[str, Any]) -> Any:
+    """A default value as a reader gives a value of its type."""
+    if default is None:
+        return None
+    of = avro_fields.solid(kind, named)
+    name = of["type"]
+    if name in {"bytes", "fixed"} and isinstance(default, str):
+        return default.encode("latin-1", "replace")
+    if name == "array" and isinstance(default, list):
+        return [_as_read(of["items"], one, named) for one in default]
+    if name == "map" and isinstance(default, dict):
+        return {key: _as_read(of["values"], one, named) for key, one in default.items()}
+    if name == "record" and isinstance(default, dict):
+        given = {f["name"]: default.get(f["name"], f.get("default")) for f in of["fields"]}
+        return {f["name"]: _as_read(f["type"], given[f["name"]], named) for f in of["fields"]}
+    return default
+
+
+def _paths(schema: Any, named: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """A leaf's path by the names of its fields and by their aliases."""
+    fields: list[list[str]] = []
+    for name in path:
+        field = next(field for field in schema["fields"] if field["name"] == name)
+        fields.append([name, *field.get("aliases", ())])
+        schema = avro_fields.solid(field["type"], named)
+    return product(*fields)
+
+
 def _changed_units(
-    writer: list[Leaf], reader: list[Leaf], aliases: dict[str, list[str]]
+    writer: list[Leaf], reader: list[Leaf], paths: list[list[tuple[str, ...]]]
 ) -> list[tuple[tuple[str, ...], int, int]]:
     """(path, factor, divisor) of the times that the writer counts in another unit.
 
@@ -154,10 +195,8 @@ def _changed_units(
     """
     written = {leaf.path: leaf for leaf in writer}
     found = []
-    for leaf in reader:
-        head, *rest = leaf.path
-        paths = [(name, *rest) for name in (head, *aliases.get(head, []))]
-        theirs = next((written[path] for path in paths if path in written), None)
+    for leaf, known_as in zip(reader, paths, strict=True):
+        theirs = next((written[path] for path in known_as if path in written), None)
         if theirs is None or theirs.unit == leaf.unit or not (theirs.unit and leaf.unit):
             continue
         if not {theirs.unit, leaf.unit} <= set(UNITS_NS):

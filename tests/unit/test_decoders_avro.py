@@ -219,6 +219,41 @@ def test_a_writer_that_counts_time_in_another_unit_means_the_same_time(
     assert said(framing(reader), [message]) == [{"at": want, "inner.t": want}]
 
 
+def test_a_time_under_an_alias_of_a_nested_field_keeps_its_unit(
+    registry: Registry, framing: Callable[..., Decoder]
+) -> None:
+    writer = record(("at", MILLIS), ("inner", record(("old", MILLIS), name="I")))
+    registry.add(1, writer)
+    reader = record(("at", MILLIS), ("inner", record(("when", MICROS), name="I")))
+    reader["fields"][1]["type"]["fields"][0]["aliases"] = ["old"]
+    message = framed(1, avro(writer, {"at": NOON, "inner": {"old": NOON}}))
+    assert said(framing(reader), [message]) == [{"at": NOON, "inner.when": NOON}]
+
+
+def test_defaults_of_fields_that_the_writer_lacks_are_read_as_their_types_are(
+    registry: Registry, framing: Callable[..., Decoder]
+) -> None:
+    """A byte stands in JSON as the character of its number, wherever in a default it is."""
+    pair = {"type": "fixed", "name": "Pair", "size": 2}
+    decimal = {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}
+    who = {"type": "fixed", "name": "Who", "size": 16, "logicalType": "uuid"}
+    inner = record(("raw", "bytes"), ("pair", "Pair", "\u00fe\u0000"), name="Inner")
+    registry.add(1, record(("at", MILLIS)))
+    reader = record(
+        ("at", MILLIS), ("raw", "bytes", "\u00ff\u0001"), ("pair", pair, "\u00ff\u00fe"),
+        ("price", decimal, "\u0001\u0000"), ("who", who, "\u0000" * 15 + "\u0007"),
+        ("some", [decimal, "null"], "\u00ff"), ("none", ["null", "bytes"], None),
+        ("many", {"type": "array", "items": "bytes"}, ["\u00ff"]),
+        ("inner", inner, {"raw": "\u00ff"}),
+    )  # fmt: skip
+    message = framed(1, avro(record(("at", MILLIS)), {"at": NOON}))
+    assert said(framing(reader), [message]) == [{
+        "at": NOON, "raw": b"\xff\x01", "pair": b"\xff\xfe", "price": 2.56,
+        "who": str(uuid.UUID(int=7)), "some": -0.01, "none": None, "many": [b"\xff"],
+        "inner.raw": b"\xff", "inner.pair": b"\xfe\x00",
+    }]  # fmt: skip
+
+
 def test_a_schema_that_refers_to_others(
     registry: Registry, framing: Callable[..., Decoder]
 ) -> None:
