@@ -114,8 +114,9 @@ def _reader(field: FieldDescriptor, unit: str) -> Get | None:
     if unit == "wrapper":
         return lambda wrapper: wrapper.value
     if unit == "enum":
-        # A number that the enum does not know, from a newer writer, is shown as it is.
-        names = {number: value.name for number, value in field.enum_type.values_by_number.items()}
+        # A number that the enum does not know, from a newer writer, is shown as it is. Of aliases
+        # the first is its name, as in Protobuf's JSON: one that is added changes no values.
+        names = {value.number: value.name for value in reversed(field.enum_type.values)}
         return lambda number: names.get(number) or str(number)
     return None
 
