@@ -46,6 +46,8 @@ def _run(repo: Path, until_end: bool) -> int:
     client = connect(settings.redis_url or catalog.redis_url, 10 * settings.redis_timeout_seconds)
     warm()
     worker = Worker(repo, settings, OnlineWriter(client, catalog.project))
+    for route in worker.routes:
+        route.rehearse()
 
     def stop(*_: object) -> None:
         worker.stopping = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,10 @@ import pyarrow as pa
 
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import Catalog, StreamSourcePlan
+from headwater.errors import StoreUnavailableError
 from headwater.offline.data_files import ARRIVED, OFFSET, PARTITION, TOPIC
 from headwater.offline.log import EventLog
-from headwater.online.sinks import Batch, Sink, make_sink
+from headwater.online.sinks import Batch, Sink, make_sink, rehearse
 from headwater.online.writer import OnlineWriter
 from headwater.settings import Settings
 from headwater.times import NO_TIME
@@ -21,7 +23,7 @@ from headwater.windows import Bool, Int64, WindowProgram
 from ingest.decoders import make_decoder
 from ingest.judge import Rejected, judge
 from ingest.metrics import Metrics
-from ingest.records import Records, TopicPartition
+from ingest.records import PackedRecords, Records, TopicPartition
 
 
 class Taken(NamedTuple):
@@ -52,6 +54,15 @@ class StreamRoute:
         #: Events of each partition that were not handed over to the log yet.
         self._buffers: dict[TopicPartition, list[pa.Table]] = {}
         self.newest_us = NO_TIME
+        self._catalog, self._writer = catalog, writer
+
+    def rehearse(self) -> None:
+        """Load (the first time ever: compile) the loops that the first message would wait for."""
+        nowhere = TopicPartition("", 0)
+        self._decoder.decode(PackedRecords.of(nowhere, [b"{}"], *np.zeros((2, 1), np.int64)))
+        with suppress(StoreUnavailableError):  # then they are loaded when it is back
+            for sink in self.sinks:
+                rehearse(self._catalog.project, sink.view, self._writer)
 
     def take(self, records: Records, watermark: int, others: Sequence[int] = ()) -> Taken:
         """Decode and judge records, buffer what is accepted for the log.
@@ -161,7 +172,8 @@ class StreamRoute:
 
 
 def _micros(events: pa.Table, name: str) -> Int64:
-    micros: Int64 = events[name].cast(pa.int64()).to_numpy()
+    # Loops are compiled anew for arrays that are read-only, as Arrow's are.
+    micros: Int64 = np.require(events[name].cast(pa.int64()).to_numpy(), requirements="W")
     return micros
 
 
@@ -171,7 +183,8 @@ def _created(events: pa.Table, stream: StreamSourcePlan) -> Int64 | None:
     name = stream.field_mapping.get(stream.created_field, stream.created_field)
     if name not in events.column_names:
         return None
-    created: Int64 = events[name].cast(pa.int64()).fill_null(0).to_numpy()
+    micros = events[name].cast(pa.int64()).fill_null(0).to_numpy()
+    created: Int64 = np.require(micros, requirements="W")
     return created
 
 

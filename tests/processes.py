@@ -64,7 +64,7 @@ class Programs:
         """A worker that shows its metrics, or has ended already."""
         worker = self.start("ingest", "--repo", str(self.repo), *words)
         port = int(self.env["HEADWATER_METRICS_PORT"])
-        until(lambda: not port or listens(port) or worker.poll() is not None, 90)
+        until(lambda: not port or listens(port) or worker.poll() is not None, 300)
         return worker
 
     def serve(self) -> subprocess.Popen[bytes]:
@@ -73,7 +73,7 @@ class Programs:
         def lives() -> None:
             assert server.poll() is None, "the service ended"
 
-        until(lambda: listens(self._port), 90, "the service does not listen", lives)
+        until(lambda: listens(self._port), 300, "the service does not listen", lives)
         return server
 
     def post(self, path: str, body: Any) -> tuple[int, Any]:

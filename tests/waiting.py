@@ -8,7 +8,7 @@ from typing import Any
 
 
 def until(
-    condition: Callable[[], Any], seconds: float = 30,
+    condition: Callable[[], Any], seconds: float = 120,
     failure: str | Callable[[], object] = "it never came true",
     meanwhile: Callable[[], object] = lambda: None,
 ) -> float:  # fmt: skip

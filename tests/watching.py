@@ -347,7 +347,7 @@ class Watched:
                    "-datasource.lookback=0s", f"-notifier.url={self.notices.url}"),
         ]  # fmt: skip
         for port in ports:
-            until(lambda port=port: listens(port), 30)
+            until(lambda port=port: listens(port))
 
     def query(self, server: str, expr: str) -> list[Any]:
         url = f"http://{server}/api/v1/query?" + urllib.parse.urlencode({"query": expr})

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headwater import catalog_cache
+from headwater import __version__, catalog_cache
 from headwater.cli import terminal
 from headwater.cli.drift import drift
 from headwater.cli.explain import explain
@@ -34,12 +34,27 @@ REPO = Path("feature_repo")
 KINDS = ("invalid", "future", "late", "udf")
 
 app = typer.Typer(
-    help="Headwater: a feature store service on Feast definitions.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
 )
 console = terminal.console()
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"headwater {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say it and exit."),
+    ] = False,
+) -> None:
+    """Headwater: a feature store service on Feast definitions."""
 
 
 app.command()(init)

@@ -33,8 +33,8 @@ from headwater.local.process import free_ports, listens
 from headwater.settings import BLOCKED_PORTS, UI_PORT, Settings
 
 SERVICE = "departure_delay_v1"
-#: Seconds that the service takes to listen where its loops are compiled already, and the longest
-#: that it is waited for: the first start of an installation compiles them, beside the worker's.
+#: Seconds that worker and service take to listen where their loops are compiled already, and the
+#: longest that they are waited for: the first start of an installation compiles them.
 _USUAL_START, _LONGEST_START = 10.0, 600.0
 console = terminal.console()
 
@@ -74,8 +74,7 @@ def up(repo: Path, fresh: bool = False) -> None:
                 leftovers.refuse_foreign_logs(catalog, stack.kafka.description)
             streams = catalog.streams.values()
             stack.kafka.create_topics({t: 1 for stream in streams for t in stream.topics})
-            run.child("worker", "ingest", "--repo", str(repo))
-            run.serve()
+            run.live()
             console.print("For other terminals:")
             for name, value in stack.env.items():
                 console.print(f"  export {name}={value}", soft_wrap=True)
@@ -139,8 +138,7 @@ class _Demo:
         console.print("[bold]4 Batch[/] `headwater materialize`")
         self.done("materialize", self.headwater("materialize"))
         console.print("[bold]5 Serve[/] one vector, with statuses")
-        self.child("worker", "ingest", "--repo", str(self.repo))
-        self.serve()
+        self.live()
         self._show_vector(year.labels)
         console.print("[bold]6 Train[/] a training set of all flights, right in time")
         self.done("training-set", self.headwater(
@@ -220,22 +218,27 @@ class _Demo:
         lines = [x for x in text.splitlines() if x.startswith("featurestore_ingest_records_total")]
         return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines))
 
-    def serve(self) -> None:
-        server = self.child("service", "service", "--repo", str(self.repo))
+    def live(self) -> None:
+        """Start a worker and the service; both take in and answer when this returns."""
         begun, told = time.monotonic(), False
-        while not listens(int(self.env["HEADWATER_PORT"])):
-            waited = time.monotonic() - begun
-            if server.poll() is not None:
-                raise HeadwaterError(f"the service has ended: {self._tail('service')}")
-            if waited > _LONGEST_START:
-                raise HeadwaterError(
-                    f"the service does not listen after {waited:.0f} s; the machine is too busy, "
-                    f"or its log says why: {self._tail('service') or 'it is empty'}"
-                )
-            if waited > _USUAL_START and not told:
-                console.print("  The first start compiles what serves, once: about a minute ...")
-                told = True
-            time.sleep(0.05)
+        self.child("worker", "ingest", "--repo", str(self.repo))
+        self.child("service", "service", "--repo", str(self.repo))
+        # A worker shows its metrics once its loops are compiled: what is sent after that is served
+        # at once.
+        for name, port in {"service": "HEADWATER_PORT", "worker": "HEADWATER_METRICS_PORT"}.items():
+            while not listens(int(self.env[port])):
+                waited = time.monotonic() - begun
+                if self._children[name].poll() is not None:
+                    raise HeadwaterError(f"the {name} has ended: {self._tail(name)}")
+                if waited > _LONGEST_START:
+                    raise HeadwaterError(
+                        f"the {name} does not listen after {waited:.0f} s; the machine is too "
+                        f"busy, or its log says why: {self._tail(name) or 'it is empty'}"
+                    )
+                if waited > _USUAL_START and not told:
+                    console.print("  The first start compiles the loops, once: about a minute ...")
+                    told = True
+                time.sleep(0.05)
 
     def _show_vector(self, labels: pa.Table) -> None:
         row = labels.slice(len(labels) // 2, 1).to_pylist()[0]

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from headwater.arrow import numpy_column
+from headwater.arrow import arrow_type, key_type, numpy_column
 from headwater.catalog import AggregationPlan, FieldPlan, ViewPlan, column_kind
 from headwater.codec import key_prefix, section_source, split_sections
 from headwater.errors import HeadwaterError
@@ -289,6 +290,28 @@ class WindowSink:
     def _written(self, states: WindowStates) -> Commands:
         which = states.take_dirty()
         return self._writer.sections(self.prefix, states.texts(which), states.values(which))
+
+
+def rehearse(project: str, view: ViewPlan, writer: OnlineWriter) -> None:
+    """One event of nulls through a sink that nobody sees; nothing is written.
+
+    It loads (the first time ever: compiles) what the first real one would wait for.
+    Raises StoreUnavailableError.
+    """
+    fields = {field.name: arrow_type(field.type) for field in view.features}
+    fields |= {a.column: arrow_type(a.column_type) for a in view.aggregations}
+    columns = {name: pa.nulls(1, kind) for name, kind in fields.items()}
+    columns |= {
+        key.name: pa.array([""]).cast(kind) if kind in {pa.string(), pa.binary()}
+        else pa.array([0]).cast(kind)
+        for key in view.join_keys
+        for kind in [key_type(key.type)]
+    }  # fmt: skip
+    # What the view's own function makes of an event that never was is not asked.
+    sink = make_sink(project, msgspec.structs.replace(view, udf=None), writer)
+    zero = np.zeros(1, np.int64)
+    sink.apply(Batch("", 0, pa.table(columns), zero, zero, zero, zero), 0)
+    sink.take()
 
 
 def warm() -> None:

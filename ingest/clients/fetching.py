@@ -12,7 +12,7 @@ from crc32c import crc32c
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import CorruptRecordError, OffsetOutOfRangeError
 from kafka.protocol.consumer import IsolationLevel
-from kafka.record import MemoryRecords
+from kafka.record import MemoryRecords, MemoryRecordsBuilder
 from numpy.typing import NDArray
 
 from ingest.clients import record_batch as rb
@@ -196,8 +196,8 @@ class PartitionBatches:
 def _plain(raw: bytes, batches: list[list[int]]) -> tuple[bytes, Int64, Int64]:
     """(bytes, starts, ends): where the batches' records lie, decompressed where they must be."""
     if not any(row[rb.ATTRIBUTES] & rb.CODEC for row in batches):
-        places = np.array([(r[rb.START] + rb.HEADER_BYTES, r[rb.END]) for r in batches], np.int64)
-        return raw, places[:, 0], places[:, 1]
+        starts = np.array([row[rb.START] + rb.HEADER_BYTES for row in batches], np.int64)
+        return raw, starts, np.array([row[rb.END] for row in batches], np.int64)
     view = memoryview(raw)
     pieces: list[bytes | memoryview] = []
     for row in batches:
@@ -208,6 +208,19 @@ def _plain(raw: bytes, batches: list[list[int]]) -> tuple[bytes, Int64, Int64]:
     return b"".join(pieces), np.concatenate([[0], ends[:-1]]), ends
 
 
+def _warm() -> None:
+    """Load (the first time ever: compile) the loops, for which the first message would wait."""
+    builder = MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=1024)
+    builder.append(timestamp=0, key=None, value=b"{}")
+    builder.close()
+    batch = PartitionBatches(
+        0, ("", 0), MemoryRecords(bytes(builder.buffer())), check_crcs=True,
+        isolation_level=IsolationLevel.READ_COMMITTED, aborted_transactions=None,
+        on_drain=lambda _: None,
+    )  # fmt: skip
+    batch.take(1)
+
+
 class ColumnFetcher(Fetcher):
     """Fetches as the library does; `fetched_records` gives lists of `Records`."""
 
@@ -215,6 +228,7 @@ class ColumnFetcher(Fetcher):
 
     def __init__(self, client: Any, subscriptions: Any, jumped: Jumped, **configs: Any) -> None:
         super().__init__(client, subscriptions, **configs)
+        _warm()
         self._jumped = jumped
         self._out_of_range: dict[Any, int] = {}
 

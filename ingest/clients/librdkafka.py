@@ -137,6 +137,10 @@ class Queues:
         os.set_blocking(self._ring, False)
         self._waiting = select.poll()
         self._waiting.register(self._bell, select.POLLIN)
+        # No message at all loads (the first time ever: compiles) what the first would wait for.
+        nothing = np.empty(0, np.int64)
+        self._fetched(TopicPartition("", 0), nothing)
+        mk.destroy(nothing, _place(self._library.rd_kafka_message_destroy))
 
     def open(self, tp: TopicPartition) -> None:
         """To be called before the partition is assigned, each time."""

@@ -87,7 +87,7 @@ class Shop:
             made = json.loads(self.programs.headwater("drift", "--record", "--json"))["sketched"]
             return bool(made.get(f"served:{SERVICE}", 0) >= 300)
 
-        until(sketched, 60)
+        until(sketched)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterato
         begun = time.monotonic()
         shop.serve_and_compare(server)
         # The history looks every ten seconds: twice at least after the objective was missed.
-        until(lambda: time.monotonic() - begun > OBJECTIVE_SECONDS + 25, 60)
+        until(lambda: time.monotonic() - begun > OBJECTIVE_SECONDS + 25)
         yield server
 
 

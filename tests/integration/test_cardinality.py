@@ -143,12 +143,12 @@ def test_nothing_that_is_many_becomes_a_series(programs: Programs, kafka: LocalK
                 if line.startswith(start) and "duplicate" not in line
             ]  # fmt: skip
 
-        until(lambda: sum(lines()) >= n, 60)
+        until(lambda: sum(lines()) >= n)
 
     sent(kafka, range(2), ["a", "b"])
     applied(22)
     asked(Client(programs.url), range(2), chance, 1)
-    until(lambda: any("watermark" in found for found in series(addresses[1])), 60)
+    until(lambda: any("watermark" in found for found in series(addresses[1])))
     for _ in range(2):  # the first look adds the route /metrics itself
         before = [series(address) for address in addresses]
     assert all(len(found) > 50 for found in before)

@@ -121,7 +121,7 @@ def test_drift_of_what_is_served_is_named_by_feature_and_check(
         return found
 
     # The service compares by itself, and shows it, and by when it has to do so again.
-    until(lambda: metrics().get(("score", "d1", "ks"), 0) > 0.5, 60)
+    until(lambda: metrics().get(("score", "d1", "ks"), 0) > 0.5)
     ends, due = (
         float(re.findall(rf"^featurestore_{name} (\S+)$", text, re.MULTILINE)[0])
         for text in [running.get("/metrics").body.decode()]

@@ -91,7 +91,7 @@ def test_each_message_counts_once_whichever_worker_dies(crew: Crew, kafka: Local
     sender = Sender(kafka.bootstrap)
     workers = [crew.start(), crew.start()]
     sender.send(4000)
-    until(lambda: counted()["applied"] > 500, 60)
+    until(lambda: counted()["applied"] > 500)
     for _ in range(2):
         # With batches under way: taken in, some of it written, not yet committed.
         sender.send(4000)
@@ -100,7 +100,7 @@ def test_each_message_counts_once_whichever_worker_dies(crew: Crew, kafka: Local
         until(lambda: counted() == sender.sent, 90)
     crew.leave(workers.pop(0))
     sender.send(1000)
-    until(lambda: counted() == sender.sent, 60)
+    until(lambda: counted() == sender.sent)
     sender.close()
     for before, after in pairwise(looks):
         assert all(after[result] >= count for result, count in before.items())

@@ -311,7 +311,7 @@ def test_a_row_that_cannot_be_read_is_null_as_an_error(site: Site) -> None:
 def test_the_feature_log_says_which_vectors_were_replaced(site: Site) -> None:
     site.server.features("audited", {"user_id": [OLD, NOBODY]}, full_feature_names=True)
     log = FeatureLog(str(site.repo / "log" / "audited"))
-    until(lambda: log.exists() and any(p.table.num_rows for p in log.read()), 60)
+    until(lambda: log.exists() and any(p.table.num_rows for p in log.read()))
     (part,) = log.read()
     assert part.table["__replaced__nulled"].to_pylist()[:2] == [True, False]
     assert part.table["nulled__a__status"].to_pylist()[:2] == [4, 3]

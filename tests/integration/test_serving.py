@@ -214,10 +214,10 @@ def test_a_catalogue_change_is_taken_up_and_no_byte_is_misread(
 
         try:
             store.registry.apply_feature_view(changed, store.project)
-            until(lambda: statuses() == ["NOT_FOUND"], 60)
+            until(lambda: statuses() == ["NOT_FOUND"])
         finally:
             store.registry.apply_feature_view(view, store.project)
-        until(lambda: statuses() == ["PRESENT"], 60)
+        until(lambda: statuses() == ["PRESENT"])
     assert seen == {(0.25, 3), (None, None)}
 
 

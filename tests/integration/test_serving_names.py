@@ -269,7 +269,7 @@ def test_a_change_in_the_database_comes_into_use(site: Site) -> None:
     assert old in text
     definitions.write_text(text.replace(old, new), "utf-8")
     apply(site.repo)
-    until(lambda: site.http.features(ask, {"user_id": [1]}).status == 200, 30)
+    until(lambda: site.http.features(ask, {"user_id": [1]}).status == 200)
     row = {"user_id": [1], LONG_FEATURE: [7], "new": [0.5]}
     site.http.fill({LONG: {**row, "event_timestamp": [datetime.now(UTC).isoformat()]}})
     assert site.http.features(ask, {"user_id": [1]}).columns()["new"]["values"] == [0.5]

@@ -226,7 +226,7 @@ def test_bytes_that_are_no_message_are_refused(rpc: Rpc) -> None:
 def test_health_and_reflection_are_the_standard_ones(rpc: Rpc) -> None:
     health = health_pb2_grpc.HealthStub(rpc.channel)
     asked = health_pb2.HealthCheckRequest(service="feast.serving.ServingService")
-    until(lambda: health.Check(asked).status == health_pb2.HealthCheckResponse.SERVING, 10)
+    until(lambda: health.Check(asked).status == health_pb2.HealthCheckResponse.SERVING)
     shown = ProtoReflectionDescriptorDatabase(rpc.channel)
     assert set(shown.get_services()) == {
         "feast.serving.ServingService", "GrpcFeatureServer", "grpc.health.v1.Health",

@@ -259,7 +259,7 @@ def test_a_push_that_was_queued_outlives_an_outage(running: Running, own_redis: 
     assert is_unavailable(ask(running))
     own_redis.start()
     receipt = f"/api/v1/pushes/{queued.json['receipt']}"
-    until(lambda: running.get(receipt).json["state"] == "written", 10)
+    until(lambda: running.get(receipt).json["state"] == "written")
     assert running.features(["numbers:i32"], {"user_id": [900]}).columns()["i32"]["values"] == [1]
 
 

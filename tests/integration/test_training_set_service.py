@@ -93,7 +93,7 @@ WANTED = [20, 11, None, 10]
 
 
 def finished(client: httpx.Client, place: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         status: dict[str, Any] = client.get(place).json()
         if status["state"] not in {"queued", "running"}:
