@@ -43,6 +43,8 @@ class Letters:
             settings.kafka_client, servers, f"{name}-{group}",
             read_options(Path(config)) if config else {},
         )  # fmt: skip
+        #: The topics whose letters these are, and the partitions that each has now.
+        self.topics = {t: {tp.partition for tp in self.consumer.partitions(t)} for t in topics}
         partitions = [tp for t in topics for tp in self.consumer.partitions(t + SUFFIX)]
         self._ends = self.consumer.ends(partitions) if partitions else {}
 
@@ -132,8 +134,11 @@ def replay(letters: Letters, kind: str, as_json: bool) -> None:
             letter, original = described(records, at), records.original(at)
             known = not letter["source"] or letter["source"] in letters.sources
             whole = all(name != CUT for name, _ in original.headers)
-            if letter["topic"] and known and whole and (not kind or letter["kind"] == kind):
-                out.append(_again(original, letter["topic"], letter["partition"]))
+            held = letters.topics.get(letter["topic"])
+            if held and known and whole and (not kind or letter["kind"] == kind):
+                # A topic that was made anew may have fewer partitions: its key tells which then.
+                partition = letter["partition"] if letter["partition"] in held else None
+                out.append(_again(original, letter["topic"], partition))
                 sent += 1
             else:
                 out.append(DeadLetter(records.tp.topic, original))
@@ -146,8 +151,9 @@ def replay(letters: Letters, kind: str, as_json: bool) -> None:
         print(f"{sent} sent to their topics again{rest}.")  # noqa: T201 (the command's output)
 
 
-def _again(original: Original, topic: str, partition: int) -> DeadLetter:
-    times = next((int(v or 0) for name, v in original.headers if name == REPLAYS), 0)
+def _again(original: Original, topic: str, partition: int | None) -> DeadLetter:
+    said = next((v for name, v in original.headers if name == REPLAYS and v), b"")
+    times = int(said) if said.isdigit() else 0
     # Another source of the topic has taken it; the one that has not still knows it is meant.
     headers = [
         (name, value) for name, value in original.headers

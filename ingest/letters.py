@@ -89,16 +89,21 @@ def letter_of(original: Original, time_ms: int, shown_bytes: int = SHOWN_BYTES) 
     kind, _, reason = headers.get(f"{OWN}reason", "").partition(": ")
     return Letter(
         topic=headers.get(f"{OWN}topic", ""),
-        partition=int(headers.get(f"{OWN}partition", -1)),
-        offset=int(headers.get(f"{OWN}offset", -1)),
+        partition=_number(headers.get(f"{OWN}partition", ""), -1),
+        offset=_number(headers.get(f"{OWN}offset", ""), -1),
         source=headers.get(SOURCE, ""),
         time=datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(),
         kind=kind,
         reason=reason,
         key=_shown(original.key, shown_bytes),
         value=_shown(original.value, shown_bytes),
-        bytes=int(headers.get(CUT, len(original.value or b""))),
+        bytes=_number(headers.get(CUT, ""), len(original.value or b"")),
     )
+
+
+def _number(text: str, otherwise: int) -> int:
+    """A header's number; anybody may have put a message into the topic."""
+    return int(text) if text.isascii() and text.isdigit() else otherwise
 
 
 def _shown(data: bytes | None, most: int) -> str | None:

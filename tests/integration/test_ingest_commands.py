@@ -210,6 +210,34 @@ def test_dead_letters_keep_their_bytes_and_are_replayed_once(
     assert bad not in log["_offset"].to_pylist()
 
 
+def test_letters_of_anybodys_are_listed_and_stay_or_go_where_there_is_a_partition(
+    programs: Programs, send: Any, kafka: LocalKafka, redis_client: redis.Redis
+) -> None:
+    """Anybody may write to the topic, and topics are made anew with fewer partitions."""
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap)
+
+    def letter(value: bytes, **headers: bytes) -> None:
+        named = [(f"headwater-{name}", text) for name, text in headers.items()]
+        producer.send(f"{TOPIC}.dead-letter", value, headers=named).get(20)
+
+    letter(b"no headers")
+    letter(b"elsewhere", reason=b"future: ?", topic=b"payments", partition=b"0", offset=b"0")
+    letter(b"odd", reason=b"future: ?", topic=TOPIC.encode(), partition=b"\xff", offset=b"x",
+           replays=b"often", cut=b"")  # fmt: skip
+    letter(b"77", reason=b"future: ?", topic=TOPIC.encode(), partition=b"77", offset=b"5")
+    producer.close()
+    lines = programs.headwater("dead-letters", "list", "--json", "--kind", "future").splitlines()
+    assert {(one["value"], one["partition"]) for one in map(json.loads, lines)} == {
+        ("elsewhere", 0), ("odd", -1), ("77", 77),
+    }  # fmt: skip
+    done = json.loads(programs.headwater("dead-letters", "replay", "--kind", "future", "--json"))
+    assert done["replayed"] == 1
+    assert programs.ingest("--until-end").wait(60) == 0
+    lines = programs.headwater("dead-letters", "list", "--json", "--kind", "invalid").splitlines()
+    (again,) = [one for one in map(json.loads, lines) if one["value"] == "77"]
+    assert 0 <= again["partition"] < 4
+
+
 SHARED = """
 from datetime import timedelta
 from feast import Entity, FileSource, Field, KafkaSource, StreamFeatureView, ValueType
