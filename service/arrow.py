@@ -54,14 +54,15 @@ def stream(
             view = plan.on_demand[output.on_demand]
             kind = next(f.type for f in view.features if f.name == output.feature)
             array = array_of(computed[output.on_demand][output.feature], kind)
-            codes = np.asarray(array.is_null()).astype(np.int8)
+            codes = np.asarray(array.is_null()).astype(np.int8) if array.null_count else None
         else:
             read = plan.reads[output.read]
             kind = types[output.read][read.features[output.at]]
-            array, codes = feature_array(found[output.read], output.at, kind, n, array_of)
+            array, codes = feature_array(found[output.read], output.at, kind, array_of)
         columns[output.name] = array
-        key = codes.tobytes()
+        key = b"" if codes is None else codes.tobytes()
         if key not in statuses:
+            codes = np.zeros(n, np.int8) if codes is None else codes
             statuses[key] = pa.DictionaryArray.from_arrays(codes, _names())
         columns[f"{output.name}__status"] = statuses[key]
     for read, view_columns in zip(plan.reads, found, strict=True):

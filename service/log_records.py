@@ -13,7 +13,7 @@ from headwater.catalog import Catalog
 from headwater.offline.feature_log import LoggedRead, LogPlan, log_plan
 from headwater.offline.log_segments import Many, ReadRecord, packed
 from headwater.online.columns import Joined, ViewColumns, columns_of
-from headwater.online.provenance import Provenance
+from headwater.online.provenance import Provenance, window_origins
 from service.arrow import texts_of
 from service.found import Found
 from service.log_blocks import Layout, Part, RowsPart
@@ -110,7 +110,7 @@ class LogRecords:
         """Rows are kept as they are. Windows are many times what they were made of."""
         if not self._windows[read]:
             return joined
-        return bytes(self._provenance[read].origins((), joined).data)
+        return window_origins(*joined)
 
     def record(
         self, now_us: int, n: int, entities: Mapping[str, Sequence[Any]],

@@ -237,8 +237,8 @@ def _cheaply(schema: pa.Schema) -> dict[str, Any]:
     """How Parquet is written: by what costs least for what a column holds.
 
     Floating numbers hardly repeat, so that a dictionary or compression would only look for what is
-    not there; times differ by little; whole numbers are small; all else repeats. Nobody asks for
-    statistics of features.
+    not there; times differ by little; whole numbers are small; ids of requests are alike but for
+    their ends; all else repeats. Nobody asks for statistics of features.
     """
     leaves = {path: kind for field in schema for path, kind in _leaves(field.name, field.type)}
     floats = {path for path, kind in leaves.items() if pa.types.is_floating(kind)}
@@ -247,7 +247,9 @@ def _cheaply(schema: pa.Schema) -> dict[str, Any]:
     features = {name for name in schema.names if f"{name}__status" in schema.names}
     known = {f"{name}{more}" for name in features for more in ("", "__timestamp", "__status")}
     return {
-        "use_dictionary": [path for path in leaves if path not in floats | times | whole],
+        "use_dictionary": [
+            path for path in leaves if path not in floats | times | whole | {REQUEST_ID}
+        ],
         "column_encoding": dict.fromkeys(times, "DELTA_BINARY_PACKED"),
         "compression": {path: "none" if path in floats | times else "snappy" for path in leaves},
         "write_statistics": [path for path in leaves if path.partition(".")[0] not in known],

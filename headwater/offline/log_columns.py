@@ -24,7 +24,7 @@ from headwater.offline.log_segments import Block, Many, ReadRecord, Record, Rows
 from headwater.online.arrays import feature_array
 from headwater.online.columns import Block as Columns
 from headwater.online.columns import Int64, Joined, RowColumns, ViewColumns, Words, columns_of
-from headwater.online.provenance import WINDOW_TYPE, Origins, Provenance, row_heads
+from headwater.online.provenance import WINDOW_TYPE, Origins, Provenance
 from headwater.online.values import ViewReader
 from headwater.quality.budgets import budgets
 
@@ -151,9 +151,9 @@ class LogColumns:
                 record.rows[at:end] for record, at, end in zip(records, starts, ends, strict=True)
             ]
             assert isinstance(reader, RowColumns)  # noqa: S101 (they are rows)
-            # One by one, so that each part lies in the cache while its rows become columns.
-            found.append(_one_behind_the_other([reader.of_rows(part) for part in parts]))
-            made_of.append(provenance.column_of([row_heads(part, size) for part in parts], counts))
+            columns, rows = reader.of_parts(parts)
+            found.append(columns)
+            made_of.append(provenance.column_of_rows(rows))
             starts = ends
         return found, made_of
 
@@ -189,12 +189,11 @@ class LogColumns:
         event = pa.array(times, mask=times == 0).cast(TIMESTAMP)
         present = pa.repeat(pa.scalar(STATUS_CODES[0], pa.int32()), n)
         for at, (feature, title) in enumerate(titled(read).items()):
-            columns[title], codes = feature_array(found, at, self._types[place][feature], n)
+            columns[title], codes = feature_array(found, at, self._types[place][feature])
             columns[f"{title}__timestamp"] = event
             columns[f"{title}__status"] = (
-                present if found.status is None
-                else pa.array(codes.astype(np.int32) + STATUS_CODES[0])
-            )  # fmt: skip
+                present if codes is None else pa.array(codes.astype(np.int32) + STATUS_CODES[0])
+            )
         return columns
 
     def _on_demand(self, records: Sequence[Record], times: pa.Array) -> dict[str, pa.Array]:
@@ -258,17 +257,6 @@ def _request_ids(records: Sequence[Block | Rows], names: Sequence[str], sizes: I
 
 def _joined(parts: Sequence[memoryview], kind: Any) -> Any:
     return np.frombuffer(b"".join(parts), kind)
-
-
-def _one_behind_the_other(parts: Sequence[ViewColumns]) -> ViewColumns:
-    """Columns, of which none is null, of several requests; all have the same blocks."""
-    first = parts[0]
-    blocks = [
-        Columns(block.at, np.concatenate([part.blocks[i].numbers for part in parts], 1))
-        for i, block in enumerate(first.blocks)
-    ]
-    lists = {at: [*chain.from_iterable([part.lists[at] for part in parts])] for at in first.lists}
-    return ViewColumns(blocks, lists, None, np.concatenate([part.event_us for part in parts]))
 
 
 def merged(parts: Sequence[ReadRecord], sizes: Any) -> ViewColumns:

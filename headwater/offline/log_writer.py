@@ -110,7 +110,7 @@ def main() -> None:
             return
         path = Path(line.rstrip("\n"))
         _answer(convert(path))
-        gc.collect()
+        gc.collect(0)
         if path.parent not in folders:
             folders.add(path.parent)
             _answer(*left_over(path.parent))

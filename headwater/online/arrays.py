@@ -13,19 +13,22 @@ from headwater.online.columns import ViewColumns
 
 
 def feature_array(
-    found: ViewColumns, at: int, kind: str, n: int,
+    found: ViewColumns, at: int, kind: str,
     of_values: Callable[[list[Any], str], pa.Array] = array_of,
 ) -> tuple[pa.Array, Any]:  # fmt: skip
     """One feature of n entities, null where it is not PRESENT, and the codes of its statuses.
 
-    of_values: makes an array of plain values of a value type.
+    The codes are None where all are PRESENT. of_values: makes an array of plain values of a value
+    type.
     """
-    codes = np.zeros(n, np.int8) if found.status is None else found.status[at].astype(np.int8)
+    codes = None if found.status is None else found.status[at].astype(np.int8)
+    if codes is not None and not codes.any():
+        codes = None
     if at in found.lists:
         return of_values(found.lists[at], kind), codes
     block = next(block for block in found.blocks if at in block.at)
     numbers = block.numbers[block.at.index(at)]
-    mask = None if found.status is None else codes != 0
+    mask = None if codes is None else codes != 0
     array = pa.array(numbers, mask=mask, from_pandas=False)
     target = arrow_type(kind)
     return array if array.type == target else array.cast(target, safe=False), codes

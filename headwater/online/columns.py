@@ -27,6 +27,9 @@ STATUS_NAMES = ("PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE")
 _CELLS = {"INT32": "<i4", "INT64": "<i8", "BOOL": "?", "UNIX_TIMESTAMP": "<i8", "FLOAT": "<f4",
           "DOUBLE": "<f8"}  # fmt: skip
 _TIME = struct.Struct("<q")
+#: What rows may have behind their event time (`headwater.codec`).
+_CREATED = (("created", "<i8"),)
+_ORIGIN = (("partition", "<i4"), ("offset", "<i8"))
 
 
 class Block(NamedTuple):
@@ -251,13 +254,27 @@ class RowColumns:
             return None
         return self._of_rows(rows, whole)
 
-    def of_rows(self, data: Any) -> ViewColumns:
-        """The features of rows of one layout without a null, one behind the other: what `read`
-        has joined, where their sizes are all alike. Raises ValueError where they are none."""
+    def of_parts(self, parts: Sequence[Any]) -> tuple[ViewColumns, list[NDArray[Any]]]:
+        """The features of rows of one layout without a null, in parts, each one row behind the
+        other: what `read` has joined, where their sizes are all alike. Also the parts as arrays of
+        rows (fields `event`, and `created`, `partition` and `offset` where rows have them).
+
+        Raises ValueError where they are none.
+        """
+        found = [self._alike(part) for part in parts]
+        words = np.empty((len(self._wanted), sum(map(len, found))), np.int64)
+        at = 0
+        for rows in found:
+            self._put(rows, words[:, at : at + len(rows)])
+            at += len(rows)
+        event_us = np.concatenate([rows["event"] for rows in found])
+        return self._kinds.columns(words, None, event_us), found
+
+    def _alike(self, data: Any) -> NDArray[Any]:
         layout = self._layouts.get(bytes(data[:4]))
         if layout is None or len(data) % layout.itemsize:
             raise ValueError("these are no rows of the view")
-        return self._of_rows(np.frombuffer(data, layout), Joined(data, layout.itemsize))
+        return np.frombuffer(data, layout)
 
     def _of_rows(self, rows: NDArray[Any], whole: Joined) -> ViewColumns:
         event_us = rows["event"]
@@ -266,11 +283,18 @@ class RowColumns:
             blocks = (Block(self._kinds.floats, cells),)
             return ViewColumns(blocks, {}, None, event_us, joined=whole)
         words = np.empty((len(self._wanted), len(rows)), np.int64)
+        self._put(rows, words)
+        return self._kinds.columns(words, None, event_us, joined=whole)
+
+    def _put(self, rows: NDArray[Any], words: Int64) -> None:
+        """The features of rows into words [features, n]."""
         floats = words.view(np.float64)
+        if self._block:
+            floats[:] = rows["block"].T[self._rows]
+            return
         for row, at in enumerate(self._kinds.order):
             into = floats if row < len(self._kinds.floats) else words
             into[row] = rows[f"c{self._wanted[at]}"]
-        return self._kinds.columns(words, None, event_us, joined=whole)
 
     def _one_by_one(self, data: Sequence[bytes | None], now_us: int) -> ViewColumns:
         """Rows that hold texts, lists or maps."""
@@ -377,10 +401,14 @@ def _layouts(fingerprint: bytes, types: Sequence[str]) -> dict[bytes, np.dtype[A
     """Rows of fixed cells without a null, by their first four bytes."""
     made = {}
     alike = len(set(types)) == 1
-    for flags, more in ((0, 0), (HAS_CREATED, 8), (HAS_OFFSET, 12), (HAS_CREATED | HAS_OFFSET, 20)):
+    for flags in (0, HAS_CREATED, HAS_OFFSET, HAS_CREATED | HAS_OFFSET):
         names, offsets = ["head", "event"], [0, 4]
         formats: list[Any] = ["<u4", "<i8"]
-        at = 12 + more
+        at = 12
+        for has, more in ((HAS_CREATED, _CREATED), (HAS_OFFSET, _ORIGIN)):
+            for name, kind in more if flags & has else ():
+                names, formats, offsets = [*names, name], [*formats, kind], [*offsets, at]
+                at += np.dtype(kind).itemsize
         if alike:
             block = (_CELLS[types[0]], (len(types),))
             names, formats, offsets = [*names, "block"], [*formats, block], [*offsets, at]

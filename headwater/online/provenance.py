@@ -31,6 +31,8 @@ ROW_TYPE = pa.struct(
         ("offset", pa.int64()), ("readable", pa.bool_()),
     ]
 )  # fmt: skip
+#: What these are called in rows, up to the last.
+_ROW_FIELDS = ("event", "created", "partition", "offset")
 WINDOW_TYPE = pa.list_(
     pa.struct([("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())])
 )
@@ -80,18 +82,26 @@ class Provenance:
             return self._windows(_sections(parts, sizes))
         return self._rows(*self._origins(parts, sizes))
 
+    def column_of_rows(self, parts: Sequence[NDArray[Any]]) -> pa.Array:
+        """The same of rows of the view's schema, in parts of one layout
+        (`online.columns.RowColumns.of_parts`)."""
+        n, known = sum(map(len, parts)), parts[0].dtype.names or ()
+        columns = [
+            pa.array(np.concatenate([rows[name] for rows in parts])).cast(field.type)
+            if name in known
+            else pa.nulls(n, field.type)
+            for name, field in zip(_ROW_FIELDS, ROW_TYPE, strict=False)
+        ]
+        readable = pa.repeat(pa.scalar(True), n)
+        return pa.StructArray.from_arrays([*columns, readable], fields=list(ROW_TYPE))
+
     def origins(self, data: Sequence[bytes | None], joined: Joined | None = None) -> Origins:
         """What is to be kept of values of Redis to tell later what they were made of.
 
         joined: the same values, where they were joined to be read; then windows need no `data`.
         """
         if self._view.kind == "window":
-            words, counts = WindowProgram.joined(data) if joined is None else joined
-            # A section is a word and no less than HEADER more.
-            assert not isinstance(counts, int)  # noqa: S101 (windows are not all alike)
-            out = np.empty(len(counts) + 2 * (len(words) // (HEADER + 1)), np.int64)
-            used = kernels.section_origins(words, counts, _HEADER, out)
-            return Origins(out[:used].data, 0)
+            return Origins(window_origins(*(joined or WindowProgram.joined(data))), 0)
         if joined is None:
             kept = [value if value and len(value) >= 12 else b"" for value in data]
             return Origins(b"".join(kept), np.array([len(value) for value in kept], np.int64).data)
@@ -173,6 +183,15 @@ class Provenance:
             ],
             fields=list(ROW_TYPE), mask=pa.array(sizes == 0),
         )  # fmt: skip
+
+
+def window_origins(words: Int64, counts: Int64 | int) -> bytes:
+    """As `kernels.section_origins` puts it out, of windows that were joined to be read."""
+    assert not isinstance(counts, int)  # noqa: S101 (windows are not all alike)
+    # A section is a word and no less than HEADER more.
+    out = np.empty(len(counts) + 2 * (len(words) // (HEADER + 1)), np.int64)
+    used = kernels.section_origins(words, counts, _HEADER, out)
+    return out[:used].tobytes()
 
 
 def row_heads(data: bytes | memoryview, size: int) -> Origins:

@@ -12,7 +12,8 @@ import pytest
 
 from headwater.catalog import AggregationPlan, FieldPlan, JoinKeyPlan, ViewPlan
 from headwater.codec import RowCodec, pack_sections
-from headwater.online.columns import ViewColumns, columns_of
+from headwater.online.columns import RowColumns, ViewColumns, columns_of
+from headwater.online.provenance import Provenance
 from headwater.online.values import ViewReader, ViewValues
 from headwater.windows import Column, EventBatch, WindowProgram, source_id
 
@@ -77,6 +78,28 @@ def test_columns_of_rows_are_what_the_rows_say(seed: int) -> None:
     reader = ViewReader("p", view)
     rows = [row if row and len(row) >= 12 else None for row in rows]  # the old reader's limit
     check(columns_of(reader, names).read(rows, NOW), reader.values(rows, names, NOW), names)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_rows_in_parts_are_what_they_are_one_by_one(seed: int) -> None:
+    chance = random.Random(seed)
+    pool = chance.choice(POOLS[:4])
+    types = [chance.choice(pool) for _ in range(chance.randint(1, 12))]
+    fields = tuple(FieldPlan(f"f{i}", kind) for i, kind in enumerate(types))
+    view = ViewPlan("v", "row", (JoinKeyPlan("k", "INT64"),), fields)
+    created, partition = chance.choice([None, 5]), chance.choice([-1, 3])
+    rows = [
+        RowCodec.of(view).pack(NOW - i, created, partition, i, [value(chance, t) for t in types])
+        for i in range(chance.randint(2, 40))
+    ]
+    names = chance.sample(view.feature_names, chance.randint(1, len(types)))
+    columns = columns_of(ViewReader("p", view), names)
+    assert isinstance(columns, RowColumns)
+    cut = chance.randrange(1, len(rows))
+    found, arrays = columns.of_parts([b"".join(rows[:cut]), memoryview(b"".join(rows[cut:]))])
+    check(found, ViewReader("p", view).values(rows, names, NOW), names)
+    provenance = Provenance(view, {})
+    assert provenance.column_of_rows(arrays).equals(provenance.column(rows))
 
 
 def test_a_row_cut_short_or_of_another_schema_is_absent() -> None:
