@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -14,8 +15,9 @@ import msgspec
 from headwater.offline.log_writer import Done, convert
 
 logger = logging.getLogger("headwater.service")
-#: The process may take so long to end when the service does; then it goes on without it.
-CLOSE_SECONDS = 20.0
+#: When the service ends, what waits may take so long; then it is left to the process. With all else
+#: that ends it is less than the half minute that supervisors give (`service.crew`).
+CLOSE_SECONDS = 15.0
 _MODULE = "headwater.offline.log_writer"
 
 
@@ -119,17 +121,24 @@ class LogProcess:
 
     def close(self) -> list[Done]:
         """Make files of what waits, here, since the process would take its time; let it end with
-        what it is at."""
-        done = [convert(Path(path)) for path in self._sent]
-        found = [self._counted(one) for one in done if not one.elsewhere]
+        what it is at. What takes too long is left to the process, or to the next service."""
+        until = time.monotonic() + CLOSE_SECONDS
+        found = []
+        for path in list(self._sent):
+            if time.monotonic() > until:
+                break
+            done = convert(Path(path))
+            if not done.elsewhere:
+                found.append(self._counted(done))
         if self._process is None:
             return found
         assert self._process.stdin is not None  # noqa: S101 (it is a pipe)
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(b"\n")
+            if time.monotonic() <= until:  # else it takes what is left behind
+                self._process.stdin.write(b"\n")
             self._process.stdin.close()
         try:
-            self._process.wait(CLOSE_SECONDS)
+            self._process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             logger.warning("%d segments of the feature log are yet to be written", len(self._sent))
         found += self._answers()
