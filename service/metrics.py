@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +52,7 @@ _TOGETHER = "together"
 _SINGLE = "single"
 #: Requests that are counted together without memory of their own.
 _TOGETHER_MOST = 256
+_NO_TIMES = np.empty((0, 0), np.int64)
 #: Sets of features of a view that have a number of their own.
 _SETS = 256
 
@@ -172,7 +174,6 @@ class Tally:
     def __init__(self, metrics: Metrics, reads: Sequence[tuple[str, Sequence[str], bool]]) -> None:
         self._views = views = [_ViewTally(metrics, *read) for read in reads]
         self._numbers, self._entities = metrics.slots.array, metrics.entities
-        self._read_at = metrics.read_seconds.at
         rows = np.cumsum([0, *(len(features) for _, features, _ in reads)]).tolist()
         entities = [place for view in views for place in view.entities]
         of_views = [
@@ -184,9 +185,14 @@ class Tally:
         single = metrics.slots.place(_SINGLE, (), 1)
         #: As `counting.count_singles` takes it.
         self._note = np.array(
-            [self._read_at, single, len(entities), len(views), *entities, *of_views, *nulls],
+            [
+                metrics.read_seconds.at, single, len(entities), len(views), *entities, *of_views,
+                *nulls,
+            ],
             np.int64,
-        )
+        )  # fmt: skip
+        #: Event times [views, n] of the request that is being answered, and when that was.
+        self._counted: tuple[Int64, int] | None = None
         self._begun = np.empty(2 * _TOGETHER_MOST, np.float64)
         self._begun_at: Any = self._begun.data  # quicker to write to than the array
 
@@ -194,18 +200,25 @@ class Tally:
         self, found: Sequence[tuple[Times, UInt8 | None]], n: int, now_us: int,
         data: Sequence[bytes | None],
     ) -> None:  # fmt: skip
-        """Some entities of one request. found: of each view their event times [n], and codes
-        [features, n] or None; data: what was held of them, view by view."""
+        """One request's entities, as of a time; `ended` counts them with the rest. found: of each
+        view their event times [n], and codes [features, n] or None; data: what was held of them,
+        view by view."""
         times = np.empty((len(found), n), np.int64)
         for i, (event_us, status) in enumerate(found):
             times[i] = event_us
             if status is not None:
                 self._views[i].count(times[i], data[i * n : (i + 1) * n], status)
-        counting.count_entities(self._numbers, self._note, self._entities.at, now_us, times)
+        self._counted = times, now_us
 
-    def ended(self, to: Spread, seconds: float, read_seconds: float) -> None:
-        """The request was answered, after so long, of which the store took `read_seconds`."""
-        counting.count_times(self._numbers, self._read_at, to.at, read_seconds, seconds)
+    def ended(self, to: Spread, use: int, n: int, seconds: float, read_seconds: float) -> None:
+        """A request for n entities has its answer after so long, of which the store took
+        `read_seconds`. use: where its caller's are counted."""
+        counted, self._counted = self._counted, None
+        times, now_us = counted or (_NO_TIMES, time.time_ns() // 1000)
+        counting.count_request(
+            self._numbers, self._note, to.at, self._entities.at, use, n, now_us,
+            counted is not None, times, read_seconds, seconds,
+        )  # fmt: skip
 
     def singles(
         self, to: Spread, use: int, found: Words, sizes: Int64, now_us: int,

@@ -64,7 +64,7 @@ class Prepared:
         self._any_time = ["UNIX_TIMESTAMP" in kinds for kinds in self.types]
         self._runs = _runs(plan)
         self._heads = [[_head(r.reader.prefix, size) for size in range(64)] for r in plan.reads]
-        #: Told of what was found; the caller says when the request has ended.
+        #: Told of what was found; `ended` says when the request has its answer.
         self.tally = Tally(
             metrics,
             [(r.reader.view.name, r.features, r.reader.view.kind == "row") for r in plan.reads],
@@ -93,9 +93,9 @@ class Prepared:
         """The number of entities. Raises BadRequestError saying what is wrong with them."""
         return check_columns(self.plan, entities, self._limit)
 
-    def count(self, caller: str, requests: int, entities: int) -> None:
-        """Take note of requests, for so many entities together."""
-        self._use(caller).count(requests, entities)
+    def ended(self, caller: str, n: int, to: Spread, seconds: float, read_seconds: float) -> None:
+        """A request for n entities has its answer: as `Tally.ended`."""
+        self.tally.ended(to, self._use(caller).at, n, seconds, read_seconds)
 
     def _use(self, caller: str) -> Use:
         use = self._uses.get(caller)
@@ -193,7 +193,7 @@ class Prepared:
         if len(asked) > 1 and any(one.caller != caller for one in asked):
             use = -1
             for one in asked:
-                self.count(one.caller, 1, 1)
+                self._use(one.caller).count(1, 1)
         begun, ended_at = [one.begun for one in asked], time.perf_counter()
         self.tally.singles(to, use, turn.words, turn.sizes, now_us, begun, read_at, ended_at)
         if self._recorder is not None:

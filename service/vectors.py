@@ -255,9 +255,8 @@ class Vectors:
             self._leave()
             read_seconds = time.perf_counter() - asked
             reply = self._reply(prepared, entities, data, n, form, provenance)
-            self._end_read(prepared, form, start, read_seconds, respond, reply)
+            self._end_read(prepared, form, wishes.caller, n, (start, read_seconds), respond, reply)
 
-        prepared.count(wishes.caller, 1, n)
         self._read(commands, done, wishes.deadline)
 
     def _leave(self) -> None:
@@ -287,11 +286,13 @@ class Vectors:
         respond(reply)
 
     def _end_read(
-        self, prepared: Prepared, form: Form, start: float, read_seconds: float,
+        self, prepared: Prepared, form: Form, caller: str, n: int, times: tuple[float, float],
         respond: Respond, reply: Reply,
     ) -> None:  # fmt: skip
-        count = self._metrics.answered(form.route, form.method, reply.status)
-        prepared.tally.ended(count, time.perf_counter() - start, read_seconds)
+        """times: when the request came, and how long the store took."""
+        start, read_seconds = times
+        to = self._metrics.answered(form.route, form.method, reply.status)
+        prepared.ended(caller, n, to, time.perf_counter() - start, read_seconds)
         respond(reply)
 
     def understand(self, body: bytes, form: Form) -> Known:
@@ -343,10 +344,10 @@ class Vectors:
     def _answer_alone(
         self, one: One, data: Sequence[bytes | None] | Exception, read_at: float
     ) -> None:
-        one.prepared.count(one.caller, 1, 1)
         reply = self._reply(one.prepared, one.entities, data, 1, JSON, False)
         start, asked = one.begun
-        self._end_read(one.prepared, JSON, start, read_at - asked, one.respond, reply)
+        times = start, read_at - asked
+        self._end_read(one.prepared, JSON, one.caller, 1, times, one.respond, reply)
 
     def _read(self, commands: list[bytes], done: Done, deadline: float | None) -> None:
         if not commands:

@@ -81,7 +81,7 @@ def _count(metrics: Metrics, plan: Any, columns: Any, data: Any, n: int, now_us:
     """What a request is counted in."""
     plan.tally.count([(view.event_us, view.status) for view in columns], n, now_us, data)
     answered = metrics.answered("/get-online-features", "POST", 200)
-    plan.tally.ended(answered, 0.002, 0.001)
+    plan.ended("", n, answered, 0.002, 0.001)
 
 
 def _read(raw: bytes) -> Any:
