@@ -101,7 +101,7 @@ def main() -> None:
     # It ends when its input does, with everything written.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # A segment's records are many and make no cycles.
+    # A segment's records are many and make no cycles; what was imported is looked through no more.
     gc.freeze()
     gc.disable()
     folders: set[Path] = set()
