@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,13 @@ from headwater import catalog_cache, catalog_files, registered
 from headwater.catalog import Catalog
 from headwater.changes import Change, compare, outdated_rows
 from headwater.definition_checks import Problem
-from headwater.errors import BreakingChangeError, DefinitionError, HeadwaterError
+from headwater.errors import (
+    BreakingChangeError,
+    DefinitionError,
+    HeadwaterError,
+    StoreUnavailableError,
+)
+from headwater.offline.log import EventLog
 
 
 class Plan(NamedTuple):
@@ -34,6 +41,7 @@ def plan(repo: Path) -> Plan:
         current = None
     found = catalog_files.problems(planned, repo)
     catalog_files.refuse_wrong(found)
+    _refuse_other_logs(current, planned)
     changes = [*compare(current, planned), *_unfounded(repo, planned)]
     touched = {(c.kind, c.name) for c in changes}
     advice = [(where, p) for where, p in found if (p.kind, p.name) in touched]
@@ -53,6 +61,15 @@ def apply(repo: Path, force: bool = False) -> Plan:
         return found
     catalog_files.write(repo)
     return found._replace(catalog=catalog_cache.load(repo))
+
+
+def _refuse_other_logs(current: Catalog | None, planned: Catalog) -> None:
+    """Raises HeadwaterError where a source's log cannot hold what its fields have become."""
+    for name, stream in planned.streams.items():
+        before = current.streams.get(name) if current else None
+        if before is not None and before.fields != stream.fields:
+            with contextlib.suppress(StoreUnavailableError):
+                EventLog(stream).check()
 
 
 def _unfounded(repo: Path, planned: Catalog) -> list[Change]:

@@ -10,15 +10,17 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.schema import PrimitiveType
 
 from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.catalog import StreamSourcePlan
-from headwater.errors import LogConflictError, StoreUnavailableError
+from headwater.errors import HeadwaterError, LogConflictError, StoreUnavailableError
 from headwater.offline.data_files import (
     ARRIVED,
     OFFSET,
@@ -148,6 +150,24 @@ class EventLog:
                 self._opened.create_checkpoint()
         return self._opened
 
+    def check(self) -> None:
+        """Raises HeadwaterError where the log exists and has a column of another type."""
+        with log_errors(self.path), contextlib.suppress(TableNotFoundError):
+            self._refuse_other_types(DeltaTable(self.path))
+
+    def _refuse_other_types(self, table: DeltaTable) -> None:
+        """A file of other types than its table's would make the whole log unreadable."""
+        own = {f.name: _primitive(f.type) for f in Schema.from_arrow(self.schema).fields}
+        for field in table.schema().fields:
+            held, wanted = _primitive(field.type), own.get(field.name, "")
+            # Times with and without a zone, and lists with and without nulls, are read alike.
+            if held and wanted and held != wanted and "timestamp" not in held + wanted:
+                raise HeadwaterError(
+                    f"the offline log {self.path} holds {field.name!r} as {held}, and the "
+                    f"source now has it as {wanted}: give the field another name (field_mapping "
+                    "does), or the source another log"
+                )
+
     def _open(self) -> DeltaTable:
         try:
             table = DeltaTable(self.path)
@@ -158,11 +178,17 @@ class EventLog:
                 self.path, schema=self.schema, mode="ignore", configuration=PROPERTIES
             )
         held = {field.name for field in table.schema().fields}
+        self._refuse_other_types(table)
         new = [field for field in self.schema if field.name not in held]
         if new:
             # The source has come to have more fields; what is older is null in them.
             table.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
         return table
+
+
+def _primitive(kind: Any) -> str:
+    """The name of a Delta type; "" for one that has parts."""
+    return kind.type if isinstance(kind, PrimitiveType) else ""
 
 
 @contextlib.contextmanager

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
 from headwater.catalog import FieldPlan, StreamSourcePlan
-from headwater.errors import LogConflictError
+from headwater.errors import HeadwaterError, LogConflictError
 from headwater.offline.log import EventLog, delta_files, log_schema
 
 
@@ -72,3 +73,21 @@ def test_of_two_writers_from_one_version_the_second_is_refused(
 
 def test_a_log_that_was_never_written_has_no_files(tmp_path: Path) -> None:
     assert delta_files(str(tmp_path / "none")) == []
+
+
+def test_a_column_of_another_type_is_refused_before_it_makes_the_log_unreadable(
+    tmp_path: Path,
+) -> None:
+    plan = stream(tmp_path / "log")
+    EventLog(plan).check()  # there is none yet
+    EventLog(plan).append(events(plan, range(3)), {("t", 0): 2})
+    EventLog(plan).check()
+    fields = (FieldPlan("user", "INT64"), *plan.fields[1:], FieldPlan("more", "DOUBLE"))
+    other = EventLog(msgspec.structs.replace(plan, fields=fields))
+    with pytest.raises(HeadwaterError, match=r"holds 'user' as string, .* has it as long"):
+        other.check()
+    with pytest.raises(HeadwaterError, match="holds 'user'"):
+        other.last_offset("t", 0)
+    more = EventLog(msgspec.structs.replace(plan, fields=(*plan.fields, fields[-1])))
+    more.check()
+    assert more.last_offset("t", 0) == 2
