@@ -59,8 +59,10 @@ class Pushes:
             "rows": {frame.view.name: len(frame.events) for frame, _ in frames},
         }
 
+        appended: set[str] = set()
+
         def work() -> None:
-            self._write(frames, to)
+            self._write(frames, to, appended)
 
         if wait == "online":
             await asyncio.to_thread(work)
@@ -119,7 +121,11 @@ class Pushes:
         except TimeoutError:
             logger.warning("pushes that were queued are lost: %d", self._queue.qsize())
 
-    def _write(self, frames: Sequence[tuple[Frame, ViewReader]], to: str) -> None:
+    def _write(
+        self, frames: Sequence[tuple[Frame, ViewReader]], to: str, appended: set[str]
+    ) -> None:
+        """appended: where rows have gone offline. A later try, after Redis failed this one, writes
+        everything anew but those: online the newest row wins, a file would have them twice."""
         clocks: dict[tuple[str, str], int] = {}
         for frame, reader in frames:
             if not frame.events:
@@ -133,14 +139,13 @@ class Pushes:
             from headwater.offline.append import append  # Delta and DuckDB: not at the start
 
             # Views of one source have one table: its rows go in once.
-            done = set()
             for frame, _ in frames:
                 batch = frame.view.batch
                 if batch is None or not frame.events:
                     continue
-                if batch.path not in done:
+                if batch.path not in appended:
                     append(batch, _joined([f for f, _ in frames if f.view.batch == batch]))
-                    done.add(batch.path)
+                    appended.add(batch.path)
                 clocks["offline", frame.view.name] = max(frame.events)
         self._writer().raise_clocks(clocks)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pyarrow.parquet as pq
 import pytest
 import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -26,6 +27,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from headwater.errors import SettingError
 from headwater.local import LocalRedis
 from headwater.local.process import free_ports
+from headwater.online.writer import clock_key
 from headwater.settings import Settings
 from service.access import Access, check_exposure
 from tests.serving import project
@@ -249,18 +251,49 @@ def test_what_redis_says_in_place_of_values_is_a_503(
         assert running.get("/ready").status == 200
 
 
-def test_a_push_that_was_queued_outlives_an_outage(running: Running, own_redis: LocalRedis) -> None:
-    frame = {"user_id": [900], "i32": [1], "i64": [1], "f32": [1.0], "f64": [1.0], "flag": [True],
+def queue(running: Running, user: int, to: str) -> str:
+    """Push a row without waiting for it; where its receipt is shown."""
+    frame = {"user_id": [user], "i32": [1], "i64": [1], "f32": [1.0], "f64": [1.0], "flag": [True],
              "seen_at": ["2024-01-01T00:00:00Z"],
              "event_timestamp": [datetime.now(UTC).isoformat()]}  # fmt: skip
-    own_redis.kill()
-    queued = running.post("/push?wait=none", {"push_source_name": "numbers_push", "df": frame})
+    pushed = {"push_source_name": "numbers_push", "df": frame, "to": to}
+    queued = running.post("/push?wait=none", pushed)
     assert queued.status == 202
+    return f"/api/v1/pushes/{queued.json['receipt']}"
+
+
+def i32(running: Running, user: int) -> Any:
+    found = running.features(["numbers:i32"], {"user_id": [user]}).columns()
+    return found["i32"]["values"][0]
+
+
+def test_a_push_that_was_queued_outlives_an_outage(running: Running, own_redis: LocalRedis) -> None:
+    own_redis.kill()
+    receipt = queue(running, 900, "online")
     assert is_unavailable(ask(running))
     own_redis.start()
-    receipt = f"/api/v1/pushes/{queued.json['receipt']}"
     until(lambda: running.get(receipt).json["state"] == "written")
-    assert running.features(["numbers:i32"], {"user_id": [900]}).columns()["i32"]["values"] == [1]
+    assert i32(running, 900) == 1
+
+
+def test_a_queued_push_that_redis_fails_half_way_goes_offline_once(
+    running: Running, own_redis: LocalRedis, repo: Path
+) -> None:
+    def waits() -> int:
+        return running.log.read_text().count("a queued push waits: ")
+
+    clocks, before = clock_key("serving"), waits()
+    with redis.Redis.from_url(own_redis.url) as client:
+        write(running)
+        client.rename(clocks, "aside")
+        client.set(clocks, "no hash, so that the last write of a push fails")
+        receipt = queue(running, 901, "online_and_offline")
+        until(lambda: waits() >= before + 2)
+        assert i32(running, 901) == 1
+        assert running.get(receipt).json["state"] == "queued"
+        client.rename("aside", clocks)
+    until(lambda: running.get(receipt).json["state"] == "written")
+    assert pq.read_table(repo / "data" / "numbers.parquet")["user_id"].to_pylist() == [901]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
