@@ -2,8 +2,8 @@
 
 An event loop reads every socket that has something before it does anything else: with many clients
 a turn would grow, and everybody's wait with it. So a turn begins few requests, the others stand in
-line, and only so many of them are let in. Who comes then is refused. That takes time as well, so a
-turn refuses for so long at most, and who is refused later asks again later: refusing cannot take
+line, and only so many of them are let in. Who comes then is refused. That takes time as well, so it
+gets half of what all else takes, and who is refused later asks again later: refusing cannot take
 all of the time, whatever comes (docs/decisions.md has the figures).
 
 A line that is as long as the limit is for a burst, which passes. Where it does not pass, a long
@@ -23,19 +23,28 @@ AT_ONCE = 32
 #: Beginning those that wait may take so many seconds of a turn; their answers take some three times
 #: as long.
 TURN_SECONDS = 0.001
-#: Refusing may take so many seconds of a turn; to read what is refused takes as long again.
-REFUSING_SECONDS = 0.001
-#: Turns without a refusal after which a burst may make the line long again.
-REMEMBERED = 8
+#: Refusing, and reading what is refused, may take so much of what the rest takes. What a turn
+#: leaves of that the next may take, up to so many seconds; and so many in any turn.
+REFUSING_SHARE = 0.5
+REFUSING_SECONDS = 0.004
+LEAST_SECONDS = 0.00025
+#: Seconds without a refusal after which a burst may make the line long again.
+REMEMBERED_SECONDS = 0.05
 
 T = TypeVar("T")
+Soon = Callable[[Callable[[], None]], object]
 
 
 class Line(Generic[T]):
-    """The requests of one event loop; `limit` of them are let in at once."""
+    """The requests of one event loop; `limit` of them are let in at once.
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._limit, self._clock = limit, clock
+    `soon` has a function called in the next turn, before anything else that it is given.
+    """
+
+    def __init__(
+        self, limit: int, soon: Soon, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._limit, self._soon, self._clock = limit, soon, clock
         #: Requests let in and not ended, waiting ones among them.
         self.under_way = 0
         self.waiting: deque[T] = deque()
@@ -43,35 +52,54 @@ class Line(Generic[T]):
         self.at_once = AT_ONCE
         #: Requests of those that waited that a turn has time to begin.
         self._a_turn = AT_ONCE
-        #: Seconds of this turn that refusing has taken, and the refusals that wait for the next.
-        self.refusing = 0.0
+        #: Until when this turn refuses and since when, 0 before it does; for how long it may.
+        self._until = self._since = 0.0
+        self._may_take = REFUSING_SECONDS
+        #: When the last turn had refused what waited for it, and the refusals that wait now.
+        self._turned_at = 0.0
         self.refusals: deque[Callable[[], None]] = deque()
-        #: Turns for which the line stays short.
-        self._short = 0
+        #: Whether the next turn is told of.
+        self._turning = False
 
     @property
     def is_full(self) -> bool:
         """Whether the next one is refused."""
         if self.under_way >= self._limit:
             return True
-        return self._short > 0 and len(self.waiting) >= self._a_turn
+        if len(self.waiting) < self._a_turn:
+            return False
+        return bool(self._until) or self._clock() - self._turned_at < REMEMBERED_SECONDS
 
-    @property
-    def refuses_now(self) -> bool:
-        """Whether this turn may refuse one more; what that takes is to be added to `refusing`."""
-        return self.refusing < REFUSING_SECONDS and not self.refusals
+    def refuses_at(self, now: float) -> bool:
+        """Whether this turn refuses one more, at `now` by the clock; else it is for `refusals`."""
+        if not self._until:
+            self._since, self._until = now, now + max(self._may_take, LEAST_SECONDS)
+            if not self._turning:
+                self._turning = True
+                self._soon(self._next_turn)
+        return now < self._until and not self.refusals
 
     def begun(self, count: int) -> None:
         """So many of those that waited were begun in a turn."""
         # By the best of the last turns: one in which the machine did something else says little.
-        self._a_turn = max(count, self._a_turn * 15 // 16 if self.waiting else self._a_turn)
+        # Where none is left there was time for more; how many more, the next turns find out.
+        a_turn = self._a_turn
+        a_turn = a_turn * 15 // 16 if self.waiting else min(a_turn * 17 // 16 + 1, self._limit)
+        self._a_turn = max(count, a_turn)
 
-    def next_turn(self) -> bool:
-        """Refuse those that wait for it; whether another turn is to follow."""
-        self._short = REMEMBERED if self.refusing else self._short - 1
-        start = now = self._clock()
-        while self.refusals and now - start < REFUSING_SECONDS:
+    def _next_turn(self) -> None:
+        """Refuse those that wait for it: the sockets are read."""
+        now = read = self._clock()
+        took = read - self._since if self._until else 0.0
+        rest = read - self._turned_at - took
+        may_take = min(self._may_take - took + rest * REFUSING_SHARE, REFUSING_SECONDS)
+        until = read + max(may_take, LEAST_SECONDS)
+        while self.refusals and now < until:
             self.refusals.popleft()()
             now = self._clock()
-        self.refusing = now - start
-        return self._short > 0 or bool(self.refusals)
+        self._may_take = max(may_take - (now - read), -REFUSING_SECONDS)
+        self._until, self._turned_at = 0.0, now
+        # Only where there is work: a loop that goes round for nothing takes time from others.
+        self._turning = bool(self.refusals)
+        if self._turning:
+            self._soon(self._next_turn)

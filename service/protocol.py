@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.access import ANONYMOUS
 from service.arrow import MEDIA_TYPE
 from service.replies import Reply
-from service.vectors import ARROW, BUSY, JSON, Form, Vectors, Wishes
+from service.vectors import ARROW, BUSY, JSON, Vectors, Wishes
 
 PATH = b"/get-online-features"
 DEADLINE = b"x-request-deadline-ms"
@@ -70,9 +70,10 @@ class FastProtocol(HttpToolsProtocol):
     #: No request is half read: what comes next is a head.
     between = True
     idle_since = 0.0
-    #: What waits for its refusal, in what form, and since when, by perf_counter.
-    turned_down: tuple[_Exchange, Form, float]
-    socket_number: int
+    #: What waits for its refusal, and since when, by perf_counter.
+    turned_down: tuple[_Exchange, float]
+    #: Of the socket, where what is written to it is sent as it is.
+    socket_number = 0
     vectors: Vectors
     max_body_bytes: int
     admit: Callable[[list[tuple[bytes, bytes]]], str | Reply]
@@ -95,7 +96,7 @@ class FastProtocol(HttpToolsProtocol):
             return
         if self.vectors.line.is_full:
             # Before anything that would have to be paid for by those let in.
-            self._turn_down(known.wishes.form)
+            self._turn_down()
             return
         exchange = self.cycle = _Exchange(True)  # type: ignore[assignment]
         if not self._turn_away(exchange, known.headers):
@@ -104,26 +105,30 @@ class FastProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.socket_number = transport.get_extra_info("socket").fileno()
+        if self.scheme == "http":
+            self.socket_number = transport.get_extra_info("socket").fileno()
 
-    def _turn_down(self, form: Form) -> None:
+    def _turn_down(self) -> None:
         """Answer `BUSY` to a request that came whole and with no other before it."""
         start, vectors = time.perf_counter(), self.vectors
-        if vectors.line.refuses_now:
-            vectors.count_refusal(form, start)
+        if vectors.line.refuses_at(start):
+            vectors.count_refusal(start)
             self._say_busy()
-            self.on_response_complete()
-            vectors.has_refused(start)
+            # What `on_response_complete` does where nothing came behind the request.
+            self.server_state.total_requests += 1
+            self.idle_since = start
+            if self.timeout_keep_alive_task is None:
+                self._look_later(self.timeout_keep_alive)
         else:
             self.cycle = exchange = _Exchange(True)  # type: ignore[assignment]
-            self.turned_down = exchange, form, start
+            self.turned_down = exchange, start
             vectors.line.refusals.append(self._refuse)
 
     def _refuse(self) -> None:
         """Answer `BUSY` in a later turn: another request may have come behind this one."""
-        exchange, form, start = self.turned_down
+        exchange, start = self.turned_down
         exchange.response_complete = True
-        self.vectors.count_refusal(form, start)
+        self.vectors.count_refusal(start)
         if not exchange.disconnected and not self.transport.is_closing():
             self._say_busy()
             self.on_response_complete()
@@ -133,8 +138,11 @@ class FastProtocol(HttpToolsProtocol):
 
         The loop would write it only when all other sockets are read, and takes half as long again.
         """
-        text, sent = self._busy(), 0
-        if self.scheme == "http" and not self.transport.get_write_buffer_size():
+        headers, text = FastProtocol.busy
+        if headers is not self.server_state.default_headers:
+            text = self._busy()
+        sent = 0
+        if self.socket_number and not self.transport.get_write_buffer_size():
             try:  # noqa: SIM105 (a context manager takes longer than all else here)
                 sent = os.write(self.socket_number, text)
             except OSError:
@@ -242,10 +250,9 @@ class FastProtocol(HttpToolsProtocol):
         return b"%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n" % (head, kind, size)
 
     def _busy(self) -> bytes:
-        headers = self.server_state.default_headers
-        if FastProtocol.busy[0] is not headers:
-            FastProtocol.busy = (headers, self._head(BUSY, True) + BUSY.body)
-        return FastProtocol.busy[1]
+        text = self._head(BUSY, True) + BUSY.body
+        FastProtocol.busy = (self.server_state.default_headers, text)
+        return text
 
     def _status_head(self, status: int) -> bytes:
         # uvicorn makes a new list, with a new date, every second.
@@ -267,7 +274,7 @@ class FastProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        self.idle_since = self.loop.time()
+        self.idle_since = time.perf_counter()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
@@ -283,7 +290,7 @@ class FastProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = None
         if self.transport.is_closing():
             return
-        left = self.idle_since + self.timeout_keep_alive - self.loop.time()
+        left = self.idle_since + self.timeout_keep_alive - time.perf_counter()
         if self.cycle is not None and not self.cycle.response_complete:
             self._look_later(self.timeout_keep_alive)
         elif left > 0:

@@ -132,15 +132,15 @@ class Vectors:
         self._level = metrics.in_flight.labels("/get-online-features")
         self.link: Link | ClusterLink | None = None
         self.line: Line[tuple[float, bytes, Wishes, Respond]] = Line(
-            settings.max_concurrent_requests
+            settings.max_concurrent_requests,
+            lambda what: asyncio.get_running_loop().call_soon(what),
         )
-        #: Whether the line is told of the next turn.
-        self._refusing = False
         #: Requests for one entity that have Redis's values.
         self._turn: defaultdict[Prepared, list[One]] = defaultdict(list)
         #: When Redis answered the first of them, and where the time of all is counted.
         self._turn_at = 0.0
         self._answered: Spread | None = None
+        self._refused: Spread | None = None
         #: What views are held to; whoever looks at Redis sets it.
         self.clocks = Clocks()
 
@@ -206,29 +206,17 @@ class Vectors:
 
     def refuse(self, form: Form, respond: Respond, start: float) -> None:
         """Answer `BUSY`, now or soon; start: when the request came, by perf_counter."""
-        if self.line.refuses_now:
-            self.count_refusal(form, start)
-            respond(BUSY)
-            self.has_refused(start)
+        if self.line.refuses_at(start):
+            self._end(form, start, respond, BUSY)
         else:
-            # A turn follows: this one has refused some.
             self.line.refusals.append(partial(self._end, form, start, respond, BUSY))
 
-    def has_refused(self, start: float) -> None:
-        """A request was answered `BUSY` at once, as `Line.refuses_now` allows."""
-        self.line.refusing += time.perf_counter() - start
-        if not self._refusing:
-            self._refusing = True
-            asyncio.get_running_loop().call_soon(self._next_turn)
-
-    def count_refusal(self, form: Form, start: float) -> None:
-        count = self._metrics.answered(form.route, form.method, BUSY.status)
+    def count_refusal(self, start: float) -> None:
+        """Of a request for JSON or Arrow, before it is answered `BUSY`."""
+        count = self._refused
+        if count is None:
+            count = self._refused = self._metrics.answered(JSON.route, JSON.method, BUSY.status)
         count.observe(time.perf_counter() - start)
-
-    def _next_turn(self) -> None:
-        self._refusing = self.line.next_turn()
-        if self._refusing:
-            asyncio.get_running_loop().call_soon(self._next_turn)
 
     def _begin(self, start: float, body: bytes, wishes: Wishes, respond: Respond) -> None:
         form = wishes.form
