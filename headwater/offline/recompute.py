@@ -104,6 +104,8 @@ class Recompute:
 
     def _streamed(self, whole: bool) -> Values:
         view, stream = self.view, self.catalog.streams[self.view.stream]
+        # Before the events: of those that come meanwhile it is not known whether they were read.
+        ends = self._log_ends()
         scan = open_view(self.catalog, view)
         keys = self._keys()
         reach = reach_us(view)
@@ -119,7 +121,9 @@ class Recompute:
             bounds = self._bounds(self._row_sections(held, stream.topics), stream.topics)
             self.unsettled = np.asarray((bounds.state > bounds.whole).any(axis=1))
         last = np.maximum(bounds.state, bounds.whole) if whole else bounds.state
-        self._check_log(bounds, np.maximum(bounds.state, bounds.whole))
+        end = np.array([ends.get(source, 0) for source in bounds.sources], np.int64)
+        ahead = np.maximum(bounds.state, bounds.whole) >= end
+        self._refuse(np.asarray(ahead.any(axis=1)), AHEAD)
         self._check_history()
         labels = Grouped.of(keys.codes, self.t, last)
         event, group, arrived = labels.seen(held, bounds.column(held.source))
@@ -201,11 +205,10 @@ class Recompute:
         np.cumsum(source >= 0, out=at[1:])
         return Sections(at, source[source >= 0], offset[source >= 0])
 
-    def _check_log(self, bounds: Bounds, last: Int64) -> None:
+    def _log_ends(self) -> dict[int, int]:
+        """Of each partition, by its source, the offset before which the log has all events."""
         reader = LogReader.open(self.catalog.streams[self.view.stream])
-        ends = {source_id(*part): end for part, end in (reader.ends() if reader else {}).items()}
-        end = np.array([ends.get(source, 0) for source in bounds.sources], np.int64)
-        self._refuse(np.asarray((last >= end).any(axis=1)), AHEAD)
+        return {source_id(*part): end for part, end in (reader.ends() if reader else {}).items()}
 
     def _check_history(self) -> None:
         if self.catalog.streams[self.view.stream].history is None:

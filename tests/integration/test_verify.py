@@ -15,6 +15,7 @@ import pytest
 
 from headwater.codec import WINDOW_HEADER
 from headwater.offline.recompute import AHEAD, NO_ROW
+from headwater.offline.seen import Held
 from headwater.offline.verify import Report
 from headwater.online.columns import RowColumns
 from headwater.states import WindowStates
@@ -64,6 +65,29 @@ def test_what_the_log_does_not_hold_yet_is_not_compared(world: World) -> None:
     tiles = world.report().features["tiles", "count_events_1h"]
     assert tiles.not_comparable[AHEAD] > 0
     assert tiles.different == 0
+
+
+def test_what_comes_into_the_log_while_it_is_read_is_no_lost_write(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.take_in(50)
+    kept, waiting = world.log.append, list[Any]()
+    world.log.append = lambda *given: waiting.append(given) or 0  # type: ignore[method-assign]
+    world.serve(1, lambda turn: world.take_in(30))
+    read = Held.read
+
+    def read_then_appended(*given: Any) -> Held:
+        held = read(*given)
+        while waiting:
+            kept(*waiting.pop(0))
+        return held
+
+    monkeypatch.setattr(Held, "read", read_then_appended)
+    report = world.report()
+    assert not waiting
+    assert report.different == 0
+    assert by_view(report, "compared")["tiles"] > 0
+    assert world.report().different == 0
 
 
 def _longer_by_a_hop(patch: pytest.MonkeyPatch) -> None:
