@@ -47,7 +47,7 @@ def _run(repo: Path, until_end: bool) -> int:
     warm()
     worker = Worker(repo, settings, OnlineWriter(client, catalog.project))
     for route in worker.routes:
-        route.rehearse()
+        route.rehearse(catalog.project, worker.writer)
 
     def stop(*_: object) -> None:
         worker.stopping = True

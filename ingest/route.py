@@ -54,15 +54,14 @@ class StreamRoute:
         #: Events of each partition that were not handed over to the log yet.
         self._buffers: dict[TopicPartition, list[pa.Table]] = {}
         self.newest_us = NO_TIME
-        self._catalog, self._writer = catalog, writer
 
-    def rehearse(self) -> None:
+    def rehearse(self, project: str, writer: OnlineWriter) -> None:
         """Load (the first time ever: compile) the loops that the first message would wait for."""
         nowhere = TopicPartition("", 0)
         self._decoder.decode(PackedRecords.of(nowhere, [b"{}"], *np.zeros((2, 1), np.int64)))
         with suppress(StoreUnavailableError):  # then they are loaded when it is back
             for sink in self.sinks:
-                rehearse(self._catalog.project, sink.view, self._writer)
+                rehearse(project, sink.view, writer)
 
     def take(self, records: Records, watermark: int, others: Sequence[int] = ()) -> Taken:
         """Decode and judge records, buffer what is accepted for the log.
@@ -73,7 +72,7 @@ class StreamRoute:
             decoded = self._decoder.decode(records)
         rejected = [(at, "invalid", reason) for at, reason in decoded.rejected]
         events = decoded.columns
-        ts = _micros(events, self._decoder.event_time_column)
+        ts = _micros(events[self._decoder.event_time_column])
         record_us = records.timestamp_ms[decoded.kept] * 1000
         verdict = judge(ts, record_us, watermark, self._max_future_us, self._late)
         rejected += [(int(decoded.kept[at]), kind, why) for at, kind, why in verdict.rejected]
@@ -171,9 +170,9 @@ class StreamRoute:
         return 0 if last is None else last + 1
 
 
-def _micros(events: pa.Table, name: str) -> Int64:
+def _micros(times: pa.ChunkedArray) -> Int64:
     # Loops are compiled anew for arrays that are read-only, as Arrow's are.
-    micros: Int64 = np.require(events[name].cast(pa.int64()).to_numpy(), requirements="W")
+    micros: Int64 = np.require(times.cast(pa.int64()).to_numpy(), requirements="W")
     return micros
 
 
@@ -183,9 +182,7 @@ def _created(events: pa.Table, stream: StreamSourcePlan) -> Int64 | None:
     name = stream.field_mapping.get(stream.created_field, stream.created_field)
     if name not in events.column_names:
         return None
-    micros = events[name].cast(pa.int64()).fill_null(0).to_numpy()
-    created: Int64 = np.require(micros, requirements="W")
-    return created
+    return _micros(events[name].cast(pa.int64()).fill_null(0))
 
 
 def _logged(log: EventLog, batch: Batch, now_us: int) -> pa.Table:
