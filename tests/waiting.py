@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+
 
 def until(
     condition: Callable[[], Any], seconds: float = 120,
@@ -24,3 +26,11 @@ def until(
         meanwhile()
         time.sleep(0.01)
     return time.monotonic() - start
+
+
+def answers(url: str) -> bool:
+    """Whether a server gives a page: many listen before they can be asked."""
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False

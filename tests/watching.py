@@ -19,6 +19,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ import redis
 from kafka import KafkaProducer
 
 from headwater.local import LocalKafka, LocalRedis
-from headwater.local.process import free_ports, listens
+from headwater.local.process import free_ports
 from tests.processes import Programs, feature_store
-from tests.waiting import until
+from tests.waiting import answers, until
 
 SERVERS = ("prometheus", "promtool", "prometheus-alertmanager", "amtool", "victoria-metrics",
            "vmalert", "vmagent")  # fmt: skip
@@ -346,8 +347,12 @@ class Watched:
                    f"-evaluationInterval={self.interval}s",
                    "-datasource.lookback=0s", f"-notifier.url={self.notices.url}"),
         ]  # fmt: skip
-        for port in ports:
-            until(lambda port=port: listens(port))
+        # They listen, and answer with 503, before they can be asked.
+        for server, path in (
+            (self.prometheus, "-/ready"), (self.alertmanager, "-/ready"),
+            (self.victoria, "health"), (vmalert, "health"),
+        ):  # fmt: skip
+            until(partial(answers, f"http://{server}/{path}"))
 
     def query(self, server: str, expr: str) -> list[Any]:
         url = f"http://{server}/api/v1/query?" + urllib.parse.urlencode({"query": expr})

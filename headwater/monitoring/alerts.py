@@ -118,8 +118,10 @@ def _freshness(o: Options) -> Iterator[Alert]:
         "View {{ $labels.feature_view }} has an objective and was never loaded",
         "Every value of it is served as NOT_FOUND.",
     )  # fmt: skip
+    # Of a partition that changes hands nobody says for a while what waits.
+    waiting = f"sum by (topic) (max_over_time({P}ingest_lag_records[{o.time(4)}]))"
     lagging = (
-        f"sum by (stream) (sum by (topic) ({P}ingest_lag_records) * on (topic) group_right "
+        f"sum by (stream) ({waiting} * on (topic) group_right "
         f"max by (stream, topic) ({P}stream_topic_info)) > 0"
     )
     of_stream = _info("stream", '{stream!=""}')

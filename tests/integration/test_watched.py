@@ -26,7 +26,7 @@ from headwater.online.usage import Counts, User
 from headwater.online.writer import OnlineWriter
 from headwater.usage import usage_report
 from tests.processes import Programs
-from tests.waiting import until
+from tests.waiting import answers, until
 from tests.watched import project
 from tests.watched.project import USERS, as_key
 
@@ -45,17 +45,10 @@ def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             stdout=log, stderr=log,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
-    until(lambda: _answers(url + "/-/ready"), 120, "Alertmanager does not answer")
+    until(lambda: answers(url + "/-/ready"), 120, "Alertmanager does not answer")
     yield url
     process.terminate()
     process.wait(30)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture(scope="module")
