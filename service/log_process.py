@@ -19,6 +19,8 @@ logger = logging.getLogger("headwater.service")
 #: that ends it is less than the half minute that supervisors give (`service.crew`).
 CLOSE_SECONDS = 15.0
 _MODULE = "headwater.offline.log_writer"
+#: Its memory is kept between two files: new memory has to be cleared by the kernel first.
+_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 
 
 class LogProcess:
@@ -54,8 +56,9 @@ class LogProcess:
         command = [sys.executable, "-P", "-m", _MODULE]
         # In a session of its own: what a terminal sends to the service does not end it.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+            env=_MEMORY | os.environ,
+        )  # fmt: skip
         assert self._process.stdout is not None  # noqa: S101 (it is a pipe)
         os.set_blocking(self._process.stdout.fileno(), False)
         self._rest = b""

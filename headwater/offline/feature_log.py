@@ -156,10 +156,11 @@ class FeatureLog:
         own; a file of the same name is replaced. Without one it is made up.
         """
         data = msgspec.json.encode(_FileData(plan, list(wholes)))
-        table = table.replace_schema_metadata({_METADATA: data})
+        schema = pa.schema(_never_null(table.schema), {_METADATA: data})
+        table = pa.Table.from_arrays(table.columns, schema=schema)
         store, folder = open_target(self.path, self._endpoint)
         name = name or new_name(pc.min(table[LOG_TIME]).cast(pa.int64()).as_py())
-        write_file(table, store, f"{folder}/{name}.parquet", **_cheaply(table.schema))
+        write_file(table, store, f"{folder}/{name}.parquet", **_cheaply(table))
 
     def read(
         self, since_us: int | None = None, until_us: int | None = None, rows: int = 500_000
@@ -233,27 +234,54 @@ def new_name(first_us: int) -> str:
     return f"{time}-{secrets.token_hex(6)}"
 
 
-def _cheaply(schema: pa.Schema) -> dict[str, Any]:
+def _statuses(names: Sequence[str]) -> set[str]:
+    """The columns of statuses."""
+    there = set(names)
+    return {status for name in names if (status := f"{name}__status") in there}
+
+
+def _never_null(schema: pa.Schema) -> Iterator[pa.Field]:
+    """Fields of which those that are never null say so: it need not be written of each value."""
+    never = {LOG_TIME, LOG_DATE, REQUEST_ID, CATALOG} | _statuses(schema.names)
+    for field in schema:
+        yield field.with_nullable(field.name not in never)
+
+
+def _cheaply(table: pa.Table) -> dict[str, Any]:
     """How Parquet is written: by what costs least for what a column holds.
 
     Floating numbers hardly repeat, so that a dictionary or compression would only look for what is
-    not there; times differ by little; whole numbers are small; ids of requests are alike but for
-    their ends; all else repeats. Nobody asks for statistics of features.
+    not there; times differ by little, unless all are one; whole numbers are small; ids of requests
+    are alike but for their ends; statuses are one in long runs; all else repeats. Nobody asks for
+    statistics of features.
     """
+    schema = table.schema
     leaves = {path: kind for field in schema for path, kind in _leaves(field.name, field.type)}
     floats = {path for path, kind in leaves.items() if pa.types.is_floating(kind)}
     times = {path for path, kind in leaves.items() if pa.types.is_timestamp(kind)}
     whole = {path for path, kind in leaves.items() if pa.types.is_int64(kind)}
-    features = {name for name in schema.names if f"{name}__status" in schema.names}
-    known = {f"{name}{more}" for name in features for more in ("", "__timestamp", "__status")}
+    statuses = _statuses(schema.names)
+    features = {name.removesuffix("__status") for name in statuses}
+    known = features | statuses | {f"{name}__timestamp" for name in features}
+    alike = {path for path in times & known if _is_one(table[path])}
+    differ = times - alike
     return {
         "use_dictionary": [
-            path for path in leaves if path not in floats | times | whole | {REQUEST_ID}
+            path for path in leaves if path not in floats | times | whole | statuses | {REQUEST_ID}
         ],
-        "column_encoding": dict.fromkeys(times, "DELTA_BINARY_PACKED"),
-        "compression": {path: "none" if path in floats | times else "snappy" for path in leaves},
+        "column_encoding": dict.fromkeys(differ, "DELTA_BINARY_PACKED"),
+        "compression": {path: "none" if path in floats | differ else "snappy" for path in leaves},
         "write_statistics": [path for path in leaves if path.partition(".")[0] not in known],
+        "write_batch_size": 1 << 16,
     }
+
+
+def _is_one(column: pa.ChunkedArray) -> bool:
+    """Whether all values are the same."""
+    if column.null_count or not len(column) or column[0] != column[-1]:
+        return False
+    ends = pc.min_max(column)
+    return bool(ends["min"] == ends["max"])
 
 
 def _leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
@@ -305,7 +333,8 @@ def _together(parts: Sequence[Part]) -> Part:
         number = pc.add(part.table[WHOLE], pa.scalar(len(wholes), pa.int32()))
         tables.append(part.table.set_column(at, WHOLE, number))
         wholes += part.wholes
-    return Part(parts[0].plan, pa.concat_tables(tables), wholes)
+    # Files of before did not say of all columns that they are never null.
+    return Part(parts[0].plan, pa.concat_tables(tables, promote_options="default"), wholes)
 
 
 def system_columns(

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from headwater.catalog import Catalog, FieldPlan, JoinKeyPlan, ViewPlan
-from headwater.offline.feature_log import LoggedRead, log_plan
+from headwater.offline.feature_log import FeatureLog, LoggedRead, log_plan
 from headwater.offline.log_segments import Head, Many, ReadRecord, Segment, folder_of, packed
 from headwater.offline.log_writer import convert
 from service import log_process
@@ -53,3 +55,19 @@ def test_a_service_that_ends_leaves_behind_what_it_has_no_time_for(
     assert all(segment.path.exists() for segment in segments)
     assert closed() == [2, 2, 2]
     assert not any(segment.path.exists() for segment in segments)
+
+
+def test_statuses_say_that_they_are_never_null_and_files_of_before_are_read_with_them(
+    tmp_path: Path,
+) -> None:
+    for _ in range(2):
+        assert convert(segment_of(tmp_path, [1, 2]).path).written == 2
+    first, _ = tmp_path.glob("*.parquet")
+    known = pq.read_schema(first)
+    assert not known.field("v__x__status").nullable
+    assert known.field("v__x").nullable
+    assert known.field("v__x__timestamp").nullable
+    old = [field.with_nullable(True) for field in known]
+    pq.write_table(pq.read_table(first).cast(pa.schema(old, known.metadata)), first)
+    (part,) = FeatureLog(str(tmp_path)).read()
+    assert part.table["v__x__status"].to_pylist() == [1, 1, 1, 1]
