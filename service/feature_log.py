@@ -39,9 +39,9 @@ logger = logging.getLogger("headwater.service")
 #: How often the thread takes what requests recorded, and looks at the state's progress; earlier
 #: where a queue fills.
 TURN_SECONDS = 0.5
-#: Bytes of a queue that wake the thread. What waits for half a second would be memory that the
-#: kernel has to clear again and again: as many bytes are used anew from the heap.
-WAKE_BYTES = 1_000_000
+#: Bytes of a queue that wake the thread. It and the event loop take Python's lock from each other
+#: each time, so it is woken seldom (docs/decisions.md has the figures).
+WAKE_BYTES = 8_000_000
 #: A plan that went out of use is kept for so long.
 RETIRED_SECONDS = 30.0
 #: Vectors, and bytes, of one segment, which becomes one file.
