@@ -1,7 +1,7 @@
 """What the feature log and provenance cost, of the request rate and of the processor.
 
 One service (`serving/switched.py`) logs nothing, one request in a hundred, or every request:
-- in turns of a fifth of a second: what the log costs the thread that answers requests, and the
+- in turns of a second: what the log costs the thread that answers requests, and the
   other threads, which work for the log alone;
 - in loads of some seconds: the rate, with the log's writer at its work meanwhile. What a load
   leaves to it is waited for, and the CPU seconds that it takes count as seconds of the load, so
@@ -35,6 +35,7 @@ from headwater.online.columns import warm
 from tests.benchmarks.measure import RESULTS, environment
 from tests.benchmarks.serving import load, servers, turns
 from tests.benchmarks.serving.report import SHAPES
+from tests.benchmarks.serving.switched import TURN_SECONDS
 
 #: The part of the request rate that logging every request may cost.
 BOUND = 0.15
@@ -188,7 +189,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"{found['environment']}, load generator and Redis included; {found['at']}; medians of "
         f"{found['rounds']} loads of {found['seconds']} s. Vectors: {found['vectors']}.", "",
         "| request | log | requests/s | to off | service us/request | writer us/request | "
-        "left to it s | in turns of 0.2 s: answering us/request |",
+        f"left to it s | in turns of {TURN_SECONDS:g} s: answering us/request |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for request, f in found["shapes"].items():

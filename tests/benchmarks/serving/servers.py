@@ -196,6 +196,10 @@ def _process(command: list[str], env: dict[str, str], port: int) -> Iterator[Run
                 raise RuntimeError(f"{command[0]} does not answer: {log.read()[-2000:]!r}")
             time.sleep(0.02)
         yield Running(url, process.pid, time.perf_counter() - start)
+    except RuntimeError as error:
+        log.seek(0)
+        error.add_note(f"the server says: {log.read()[-2000:].decode(errors='replace')}")
+        raise
     finally:
         process.terminate()
         process.wait(30)
