@@ -110,7 +110,7 @@ class Bench:
 
     def warm_up(self) -> None:
         """Compile the kernels, which stay on disk, and bring the programs into memory."""
-        sent = events.make(20_000, users=1_000)
+        sent = events.make(200_000, users=1_000)
         events.produce(self.servers.kafka.bootstrap, TOPIC, sent)
         self.full.ingest(sent.n, {})
         self.full.check(sent)
