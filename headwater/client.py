@@ -4,6 +4,7 @@
         found = client.features({"user_id": [1, 2]}, features=["numbers:f64"])
         found.to_dict()          # {"user_id": [1, 2], "f64": [0.25, None]}
 
+Columns are lists or arrays; a DataFrame will do.
 `AsyncClient` is the same with `await`. Both need httpx (`pip install 'headwater[client]'`).
 """
 
@@ -19,7 +20,8 @@ import msgspec
 from headwater.errors import BadRequestError, HeadwaterError, StoreUnavailableError
 
 _ARROW = "application/vnd.apache.arrow.stream"
-Entities = Mapping[str, Sequence[Any]]
+#: Columns by name, each [n]: a mapping of lists or arrays, or a DataFrame.
+Entities = Mapping[str, Sequence[Any]] | Any
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -57,18 +59,39 @@ class Vectors(msgspec.Struct):
 def _request(
     entities: Entities, features: Sequence[str] | None, service: str, full_names: bool
 ) -> bytes:
-    body: dict[str, Any] = {"entities": {k: list(v) for k, v in entities.items()}}
+    body: dict[str, Any] = {"entities": _columns(entities)}
     if service:
         body["feature_service"] = service
     else:
         body["features"] = list(features or ())
     if full_names:
         body["full_feature_names"] = True
-    return msgspec.json.encode(body)
+    return msgspec.json.encode(body, enc_hook=_json)
 
 
 def _push(source: str, rows: Entities, to: str) -> bytes:
-    return msgspec.json.encode({"push_source_name": source, "df": rows, "to": to})
+    body = {"push_source_name": source, "df": _columns(rows), "to": to}
+    return msgspec.json.encode(body, enc_hook=_json)
+
+
+def _columns(columns: Entities) -> dict[str, list[Any]]:
+    """Lists of what may be arrays, a DataFrame's columns too."""
+    return {
+        name: column.tolist() if hasattr(column, "tolist") else list(column)
+        for name, column in columns.items()
+    }
+
+
+def _json(value: Any) -> Any:
+    """What NumPy and pandas have beside Python's own values."""
+    if hasattr(value, "isoformat"):
+        text = value.isoformat()
+        return None if text == "NaT" else text
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if type(value).__name__ == "NAType":
+        return None
+    raise NotImplementedError
 
 
 def _checked(answer: httpx.Response) -> bytes:
