@@ -14,13 +14,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from headwater.catalog import ViewPlan
+from headwater.errors import BadRequestError
+from headwater.times import micros
 
 HAS_NULLS, HAS_CREATED, HAS_OFFSET = 1, 2, 4
 WINDOW_HEADER = b"\x80hwtile1"
@@ -157,10 +159,14 @@ def section_source(section: bytes) -> int:
 
 
 def key_prefix(project: str, view: ViewPlan) -> bytes:
-    """Eight characters that name (project, view), and what its state means if it is windowed."""
+    """Eight characters that name (project, view) and what its keys mean; of a windowed view, what
+    its state means."""
     parts = [project, view.name]
     if view.kind == "window":
         parts.append(view.window_fingerprint)
+    else:
+        # Values alone tell no user from a merchant, where a view gets other entities.
+        parts += [key.name for key in view.join_keys]
     digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=6).digest()
     return base64.urlsafe_b64encode(digest)
 
@@ -191,6 +197,30 @@ def key_text(value: Any) -> bytes:
     if isinstance(value, bool):
         return b"1" if value else b"0"
     return str(value).encode()
+
+
+def _bytes_of(value: str | bytes) -> bytes:
+    """Bytes, which JSON has as base64."""
+    try:
+        return base64.b64decode(value, validate=True) if isinstance(value, str) else value
+    except ValueError:
+        raise BadRequestError(f"{value!r} is no base64, as bytes of a key are sent") from None
+
+
+def _time_of(value: int) -> int:
+    """Microseconds of an epoch number in any unit."""
+    try:
+        return micros(value)
+    except ValueError:
+        raise BadRequestError(f"{value!r} is no time") from None
+
+
+#: How key values of some types, as requests have them, become what keys are written with.
+KEY_READERS: dict[str, Callable[[Any], Any]] = {
+    # JSON writes a whole number without its point; the key's text is a float's.
+    "FLOAT": float, "DOUBLE": float,
+    "BYTES": _bytes_of, "UNIX_TIMESTAMP": _time_of,
+}  # fmt: skip
 
 
 def redis_keys(prefix: bytes, columns: Sequence[Sequence[Any]], n: int) -> list[bytes]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from headwater import arrow
 from headwater.arrow import TIMESTAMP, arrow_type, key_type
+from headwater.codec import KEY_READERS
 from headwater.online.arrays import feature_array
 from headwater.online.columns import STATUS_NAMES, ViewColumns
 from service.answer import to_json
@@ -48,7 +49,10 @@ def stream(
     statuses: dict[bytes, pa.Array] = {}  # most columns have the same
     for name, values in entities.items():
         if name in plan.echoed:
-            columns[name] = pa.array(values, key_type(plan.echoed[name]))
+            kind = plan.echoed[name]
+            if kind == "BYTES":  # JSON has them as base64
+                values = [KEY_READERS[kind](value) for value in values]
+            columns[name] = pa.array(values, key_type(kind))
     for output in plan.outputs:
         if output.on_demand >= 0:
             view = plan.on_demand[output.on_demand]

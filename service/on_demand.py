@@ -1,15 +1,17 @@
-"""On-demand views: functions from Feast's registry over the columns of one request."""
+"""On-demand views over the columns of one request."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headwater.catalog import OnDemandPlan
-from headwater.errors import BadRequestError
+from headwater.catalog import FeatureRefPlan, OnDemandPlan
+from headwater.codec import KEY_READERS
+from headwater.errors import BadRequestError, HeadwaterError
+from headwater.on_demand import Column, plain_columns
 from headwater.online.columns import ViewColumns
-from headwater.transform import load
-from service.requests import FeaturePlan
+from service.answer import ODD
+from service.requests import FeaturePlan, ViewRead
 
 
 def compute(
@@ -20,38 +22,10 @@ def compute(
     n: int,
 ) -> dict[str, list[Any]]:
     """The view's features as columns [n], by name. Raises BadRequestError naming the view."""
-    columns = _inputs(view, plan, found, entities)
     try:
-        function = load(view.code.body)
-        made = _call(view, function, columns, n)
-    except Exception as error:
-        raise BadRequestError(
-            f"on-demand feature view {view.name!r} failed: {type(error).__name__}: {error}"
-        ) from error
-    short = [name for name, column in made.items() if len(column) != n]
-    if short:
-        raise BadRequestError(f"on-demand feature view {view.name!r} gave not {n} values: {short}")
-    return made
-
-
-def _call(
-    view: OnDemandPlan, function: Any, columns: dict[str, list[Any]], n: int
-) -> dict[str, list[Any]]:
-    if view.code.mode == "pandas":
-        import pandas as pd
-
-        frame = function(pd.DataFrame(columns))
-        return {name: _without_nan(frame[name]) for name in view.feature_names}
-    if view.singleton:
-        rows = [function({k: v[i] for k, v in columns.items()}) for i in range(n)]
-        return {name: [row[name] for row in rows] for name in view.feature_names}
-    out = function(columns)
-    return {name: list(out[name]) for name in view.feature_names}
-
-
-def _without_nan(column: Any) -> list[Any]:
-    missing = column.isna().tolist()
-    return [None if gone else v for v, gone in zip(column.tolist(), missing, strict=True)]
+        return plain_columns(view, _inputs(view, plan, found, entities), n)
+    except HeadwaterError as error:
+        raise BadRequestError(str(error)) from error
 
 
 def _inputs(
@@ -59,15 +33,44 @@ def _inputs(
     plan: FeaturePlan,
     found: Sequence[ViewColumns],
     entities: Mapping[str, Sequence[Any]],
-) -> dict[str, list[Any]]:
-    """What the function gets: its inputs' features and the request's own."""
-    columns: dict[str, list[Any]] = {}
+) -> dict[str, Column]:
+    """What the function gets: keys, its inputs' features, and what the request gives."""
+    columns = {
+        name: Column(kind, _keys(kind, entities[name]))
+        for name, kind in plan.echoed.items()
+        if name in entities
+    }
     for source in view.inputs:
         for read, values in zip(plan.reads, found, strict=True):
-            if read.alias == source.name_to_use:
+            if _is_of(read, source):
+                types = {field.name: field.type for field in read.reader.view.features}
                 for at, feature in enumerate(read.features):
-                    columns[feature] = values.plain(at)
-                    columns[f"{read.alias}__{feature}"] = columns[feature]
-    for field in view.request_fields:
-        columns[field.name] = list(entities[field.name])
+                    column = Column(types[feature], _plain(types[feature], values.plain(at)))
+                    for prefix in ("", f"{source.view}__", f"{read.alias}__"):
+                        columns[prefix + feature] = column
+    for name, kind in plan.request_types.items():
+        columns[name] = Column(kind, _plain(kind, entities[name]))
     return columns
+
+
+def _is_of(read: ViewRead, source: FeatureRefPlan) -> bool:
+    """Whether a read is that of an input: one alias may be read by several keys."""
+    keys = [key.name for key in read.reader.view.join_keys]
+    columns = tuple(source.join_key_map.get(key, key) for key in keys)
+    return (read.alias, read.reader.view.name, read.columns) == (
+        source.name_to_use, source.view, columns,
+    )  # fmt: skip
+
+
+def _keys(kind: str, values: Sequence[Any]) -> Sequence[Any]:
+    read = KEY_READERS.get(kind)
+    return values if read is None else [read(value) for value in values]
+
+
+def _plain(kind: str, values: Sequence[Any]) -> Sequence[Any]:
+    """With what is stored as Feast's messages as JSON has it."""
+    if kind not in ODD:
+        return values
+    from service.odd_values import to_json  # protobuf: not at the start
+
+    return [None if value is None else to_json(value, kind) for value in values]

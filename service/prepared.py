@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from headwater.codec import entity_texts
+from headwater.codec import KEY_READERS, entity_texts
 from headwater.online.columns import ViewColumns, Words, columns_of
 from service import answer
 from service.answer import Run
@@ -24,7 +24,7 @@ from service.log_records import LogRecords
 from service.metrics import Metrics, Spread, Tally
 from service.on_demand import compute
 from service.replies import Reply
-from service.requests import KEY_READERS, FeaturePlan, check_columns
+from service.requests import FeaturePlan, check_columns
 from service.single import SingleEntities, Turn
 from service.uses import Use
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from headwater.catalog import Catalog, FeatureRefPlan, OnDemandPlan, ViewPlan
 from headwater.errors import BadRequestError
 from headwater.online.values import ViewReader
-from headwater.times import micros
+from service.cells import cell
 
 
 class ViewRead(NamedTuple):
@@ -31,6 +30,10 @@ class Output(NamedTuple):
     at: int
     on_demand: int = -1
     feature: str = ""
+
+
+#: What tells one read from another: an alias, its view, and which columns are its keys.
+ReadKey = tuple[str, str, str]
 
 
 class FeaturePlan(NamedTuple):
@@ -92,7 +95,7 @@ class Planner:
         return references
 
     def _build(self, references: Sequence[FeatureRefPlan], full: bool) -> FeaturePlan:
-        wanted: dict[tuple[str, str], tuple[FeatureRefPlan, dict[str, None]]] = {}
+        wanted: dict[ReadKey, tuple[FeatureRefPlan, dict[str, None]]] = {}
         on_demand: dict[str, OnDemandPlan] = {}
         draft: list[tuple[str, FeatureRefPlan, str]] = []
         for reference in references:
@@ -163,12 +166,12 @@ class Planner:
         return ViewRead(reader, reference.name_to_use, features, columns)
 
 
-def _read_key(reference: FeatureRefPlan) -> tuple[str, str]:
-    return reference.name_to_use, repr(sorted(reference.join_key_map.items()))
+def _read_key(reference: FeatureRefPlan) -> ReadKey:
+    return reference.name_to_use, reference.view, repr(sorted(reference.join_key_map.items()))
 
 
 def _want(
-    wanted: dict[tuple[str, str], tuple[FeatureRefPlan, dict[str, None]]],
+    wanted: dict[ReadKey, tuple[FeatureRefPlan, dict[str, None]]],
     reference: FeatureRefPlan,
     feature: str,
 ) -> None:
@@ -198,35 +201,11 @@ _BOUNDS = {"INT32": 2**31, "INT64": 2**63, "UNIX_TIMESTAMP": 2**63}
 _WHOLE = re.compile(r"-?[0-9]{1,19}").fullmatch
 
 
-def _bytes_of(value: str | bytes) -> bytes:
-    """Bytes, which JSON has as base64."""
-    try:
-        return base64.b64decode(value, validate=True) if isinstance(value, str) else value
-    except ValueError:
-        raise BadRequestError(f"{value!r} is no base64, as bytes of a key are sent") from None
-
-
-def _time_of(value: int) -> int:
-    """Microseconds of an epoch number in any unit."""
-    try:
-        return micros(value)
-    except ValueError:
-        raise BadRequestError(f"{value!r} is no time") from None
-
-
-#: How key values of some types become what keys are written with.
-KEY_READERS: dict[str, Callable[[Any], Any]] = {
-    # JSON writes a whole number without its point; the key's text is a float's.
-    "FLOAT": float, "DOUBLE": float,
-    "BYTES": _bytes_of, "UNIX_TIMESTAMP": _time_of,
-}  # fmt: skip
-
-
 def check_columns(plan: FeaturePlan, entities: Any, limit: int) -> int:
     """The number of entities in a request. Raises BadRequestError saying what is wrong with it.
 
     What Feast takes as well is put right in place: an entity's name for its join key, "7" and 7.0
-    for 7 and 7 for "7".
+    for 7 and 7 for "7". What on-demand views are given becomes plain values of its types.
     """
     if not isinstance(entities, dict) or not all(isinstance(v, list) for v in entities.values()):
         raise BadRequestError('"entities" must map each join key to a list of values')
@@ -255,6 +234,8 @@ def check_columns(plan: FeaturePlan, entities: Any, limit: int) -> int:
             raise BadRequestError(f"entities[{name!r}] has {wrong!r}, which is no {kind}")
     if not plan.request_types.keys() <= entities.keys():
         raise _missing(plan, entities)
+    for name, kind in plan.request_types.items():
+        entities[name] = [cell("entities", name, kind, value) for value in entities[name]]
     return n
 
 

@@ -73,7 +73,8 @@ def parse(body: bytes) -> dict[str, Any]:
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise BadRequestError(f"the body is no JSON: {error}", 400) from error
+        hint = "; it is compressed, which is not taken" if body[:2] == b"\x1f\x8b" else ""
+        raise BadRequestError(f"the body is no JSON: {error}{hint}", 400) from error
     if not isinstance(data, dict):
         raise BadRequestError("the body must be a JSON object", 400)
     return data

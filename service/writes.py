@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import uuid
-from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
-import orjson
 import pyarrow as pa
 
 from headwater.arrow import TIMESTAMP
-from headwater.catalog import FieldPlan, ViewPlan
+from headwater.catalog import JoinKeyPlan, ViewPlan
 from headwater.codec import RowCodec
 from headwater.errors import BadRequestError
 from headwater.online.values import ViewReader
-from headwater.times import FIRST_US, LAST_US, micros
-from service.answer import ODD
+from headwater.times import micros
 from service.arrow import array_of
-
-_RANGES = {"INT32": 31, "INT64": 63}
+from service.cells import cell, moment
 
 
 class Frame(NamedTuple):
@@ -62,7 +55,7 @@ class Frame(NamedTuple):
 
 
 def frame(view: ViewPlan, df: Any) -> Frame:
-    """The rows of `df`, {column: [values]}.
+    """The rows of `df`, {column: [values]}, named as the view or as its batch source names them.
 
     Raises BadRequestError for a missing column, ragged columns or a value of the wrong type.
     """
@@ -73,9 +66,13 @@ def frame(view: ViewPlan, df: Any) -> Frame:
         )
     if not isinstance(df, dict) or not all(isinstance(c, list) for c in df.values()):
         raise BadRequestError('"df" must map each column to a list of values')
+    df = _keys_once(view, df)
     sizes = {name: len(column) for name, column in df.items()}
     if len(set(sizes.values())) > 1:
         raise BadRequestError(f"the columns of df differ in length: {sizes}")
+    for source, name in (view.batch.field_mapping if view.batch else {}).items():
+        if source in df and name not in df:
+            df = {**df, name: df[source]}
     time_column = _time_column(view, df)
     needed = [*(k.name for k in view.join_keys), *view.feature_names]
     missing = [name for name in needed if name not in df]
@@ -86,9 +83,19 @@ def frame(view: ViewPlan, df: Any) -> Frame:
         view,
         [_time(v, time_column) for v in df[time_column]],
         [None if v is None else _time(v, made) for v in df[made]] if made else None,
-        [_column(FieldPlan(k.name, k.type), df[k.name], False) for k in view.join_keys],
-        [_column(field, df[field.name], True) for field in view.features],
+        [_key(k, df[k.name]) for k in view.join_keys],
+        [[cell("df", f.name, f.type, v) for v in df[f.name]] for f in view.features],
     )
+
+
+def _keys_once(view: ViewPlan, df: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Feast's remote client sends a stream view's keys twice over, as keys and as features."""
+    n = len(df.get("event_timestamp", ()))
+    names = [key.name for key in view.join_keys]
+    if not n or not names or any(len(df.get(name, ())) != 2 * n for name in names):
+        return df
+    once = {name: df[name][::2] for name in names if df[name][::2] == df[name][1::2]}
+    return {**df, **once}
 
 
 class Materialize(NamedTuple):
@@ -147,111 +154,14 @@ def _created_column(view: ViewPlan, df: dict[str, Any]) -> str:
 
 def _time(value: Any, column: str) -> int:
     try:
-        time = micros(value)
-        if not FIRST_US <= time <= LAST_US:
-            raise ValueError
-        return time
+        return moment(value)
     except (ValueError, TypeError, OverflowError):
         raise BadRequestError(f"df[{column!r}] has {value!r}, which is no time") from None
 
 
-def _column(field: FieldPlan, values: list[Any], nullable: bool) -> list[Any]:
-    return [_cell(field, value, nullable) for value in values]
-
-
-def _cell(field: FieldPlan, value: Any, nullable: bool) -> Any:
-    if value is None:
-        if nullable:
-            return None
-        raise BadRequestError(f"df[{field.name!r}] is a join key and has a null")
-    try:
-        return _parse(field, value)
-    except (ValueError, TypeError, OverflowError, AttributeError):
-        raise BadRequestError(
-            f"df[{field.name!r}] has {value!r}, which is no {field.type}"
-        ) from None
-
-
-def _parse(field: FieldPlan, value: Any) -> Any:
-    kind = field.type
-    if kind.endswith(("_LIST", "_SET")):
-        if not isinstance(value, list):
-            raise TypeError
-        inner = FieldPlan(field.name, kind.rsplit("_", 1)[0])
-        return [_cell(inner, one, True) for one in value]
-    if kind == "UNIX_TIMESTAMP":
-        return _time(value, field.name)
-    if kind in {"BYTES", "PDF_BYTES", "IMAGE_BYTES"}:
-        return base64.b64decode(value, validate=True)
-    if kind in _RANGES:
-        if isinstance(value, str) or value != int(value):
-            raise ValueError
-        if int(value) >> _RANGES[kind] not in {0, -1}:
-            raise OverflowError
-        return int(value)
-    if kind in {"FLOAT", "DOUBLE"}:
-        # NaN and the infinities come as their names, as Feast writes them.
-        number = float(value)
-        if kind == "FLOAT" and abs(number) > 3.4028235677973366e38 and abs(number) != float("inf"):
-            raise ValueError
-        return number
-    if kind == "BOOL" and isinstance(value, bool | int):
-        return bool(value)
-    if kind in ODD:
-        return value if isinstance(value, bytes) else _odd(value, kind)
-    reader = _TEXTS.get(kind)
-    return reader(value) if reader else value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _uuid(value: Any) -> str:
-    return str(uuid.UUID(_text(value)))
-
-
-def _decimal(value: Any) -> str:
-    """A number as a text, or one that is a text: JSON's numbers are no decimals."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise TypeError
-    try:
-        Decimal(str(value))
-    except InvalidOperation:
-        raise ValueError from None
-    return str(value)
-
-
-def _document(value: Any) -> str:
-    """JSON in a text, or as it is."""
-    if isinstance(value, str):
-        orjson.loads(value)
-        return value
-    return orjson.dumps(value).decode()
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    """An object, or one as a text: Feast's remote client sends it so."""
-    found = orjson.loads(value) if isinstance(value, str) else value
-    if not isinstance(found, dict):
-        raise TypeError
-    return found
-
-
-def _odd(value: Any, kind: str) -> bytes:
-    from service.odd_values import from_json  # protobuf: not at the start
-
-    return from_json(value, kind)
-
-
-def _never(_: Any) -> Any:
-    raise TypeError
-
-
-#: How values come that JSON has no type of its own for.
-_TEXTS: dict[str, Callable[[Any], Any]] = {
-    "STRING": _text, "UUID": _uuid, "TIME_UUID": _uuid, "DECIMAL": _decimal, "JSON": _document,
-    "MAP": _mapping, "STRUCT": _mapping, "BOOL": _never,
-}  # fmt: skip
+def _key(key: JoinKeyPlan, values: list[Any]) -> list[Any]:
+    if None in values:
+        raise BadRequestError(f"df[{key.name!r}] is a join key and has a null")
+    found = [cell("df", key.name, key.type, value) for value in values]
+    # A key is found under the text that it is asked for by, and that batch sources have.
+    return values if key.type in {"UUID", "TIME_UUID"} else found

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headwater.arrow import TIMESTAMP, array_of, key_type
+from headwater.codec import KEY_READERS
+from headwater.errors import BadRequestError
 from headwater.offline.feature_log import (
     STATUS_CODES,
     LoggedRead,
@@ -80,7 +82,7 @@ class LogColumns:
         of_each = pa.array(np.repeat(np.arange(len(rows)), sizes))
         columns: dict[str, pa.Array] = {}
         for column, kind in self._plan.key_types().items():
-            columns[column] = _keys(_chained(records, column), key_type(kind))
+            columns[column] = _keys(_chained(records, column), kind)
         for column, kind in self._plan.request_types().items():
             columns[column] = array_of(_chained(records, column), kind)
         first = records[0]
@@ -233,13 +235,14 @@ def _chained(records: Sequence[Record], name: str) -> list[Any]:
     return list(chain.from_iterable([record.entities[name] for record in records]))
 
 
-def _keys(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """Values of a key column; null for those of no type that fits."""
+def _keys(values: list[Any], kind: str) -> pa.Array:
+    """Values of a key column, times in microseconds; null for those of no type that fits."""
+    read = KEY_READERS.get(kind)
     try:
-        return pa.array(values, kind)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return pa.array(values if read is None else map(read, values), key_type(kind))
+    except (pa.ArrowException, BadRequestError, TypeError, ValueError, OverflowError):
         if len(values) == 1:
-            return pa.nulls(1, kind)
+            return pa.nulls(1, key_type(kind))
         middle = len(values) // 2
         return pa.concat_arrays([_keys(values[:middle], kind), _keys(values[middle:], kind)])
 

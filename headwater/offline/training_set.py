@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time as clock
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,6 @@ import pyarrow as pa
 
 from headwater.arrow import TIMESTAMP, arrow_type
 from headwater.catalog import Catalog, FeatureRefPlan, OnDemandPlan
-from headwater.errors import HeadwaterError
 from headwater.offline import bootstrap
 from headwater.offline.checks import check, feature_names, stored_views, titles
 from headwater.offline.label_values import label_columns
@@ -19,7 +19,8 @@ from headwater.offline.leaks import frame_warnings
 from headwater.offline.point_in_time import Labels, Past, features_at
 from headwater.offline.sources import normalised
 from headwater.offline.spec import TIME_COLUMN, Request
-from headwater.transform import load
+from headwater.on_demand import Column, arrow_columns
+from headwater.times import micros
 
 #: (what is being done, parts done, parts in all)
 Report = Callable[[str, int, int], None]
@@ -123,30 +124,28 @@ def on_demand_features(
     catalog: Catalog, plan: OnDemandPlan, columns: Mapping[tuple[str, str], Any], labels: pa.Table
 ) -> dict[str, pa.Array]:
     """An on-demand view's features over all labels, by the same function as online."""
-    inputs: dict[str, Any] = {f.name: labels[f.name] for f in plan.request_fields}
+    keys = {key.name: key.type for view in catalog.views.values() for key in view.join_keys}
+    keys |= {entity.join_key: entity.type for entity in catalog.entities.values()}
+    inputs = {
+        name: Column(kind, _as(labels[name], kind))
+        for name, kind in keys.items()
+        if name in labels.column_names
+    }
     for source in plan.inputs:
+        types = {field.name: field.type for field in catalog.views[source.view].features}
         for name in source.features or feature_names(catalog, source.view):
-            inputs[name] = columns[source.name_to_use, name]
-            inputs[f"{source.name_to_use}__{name}"] = inputs[name]
-    function = load(plan.code.body)
-    try:
-        if plan.code.mode == "pandas":
-            frame = function(pa.table(inputs).to_pandas())
-            made = {n: pa.Array.from_pandas(frame[n]) for n in plan.feature_names}
-        elif plan.singleton:
-            rows = [function(row) for row in pa.table(inputs).to_pylist()]
-            made = {n: [row[n] for row in rows] for n in plan.feature_names}
-        else:
-            out = function({name: column.to_pylist() for name, column in inputs.items()})
-            made = {n: out[n] for n in plan.feature_names}
-    except Exception as error:
-        raise HeadwaterError(
-            f"on-demand feature view {plan.name!r} failed: {type(error).__name__}: {error}"
-        ) from error
-    types = {f.name: arrow_type(f.type) for f in plan.features}
-    return {
-        name: column.cast(types[name]) if isinstance(column, pa.Array)
-        else pa.array(np.asarray(column).tolist() if isinstance(column, np.ndarray) else column,
-                      types[name])
-        for name, column in made.items()
-    }  # fmt: skip
+            column = Column(types[name], columns[source.name_to_use, name])
+            for prefix in ("", f"{source.view}__", f"{source.name_to_use}__"):
+                inputs[prefix + name] = column
+    inputs |= {f.name: Column(f.type, _as(labels[f.name], f.type)) for f in plan.request_fields}
+    return arrow_columns(plan, inputs, labels.num_rows)
+
+
+def _as(column: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
+    """A column of the labels as its type has it; one that cannot be cast stays as it is."""
+    if kind == "UNIX_TIMESTAMP" and pa.types.is_integer(column.type):
+        # A key in the feature log is the number that was asked for.
+        column = pa.chunked_array([[None if v is None else micros(v) for v in column.to_pylist()]])
+    with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return column.cast(arrow_type(kind))
+    return column

@@ -158,6 +158,7 @@ def _value(kind: str, text: str) -> Any:
 async def _answer(
     pages: Pages, request: Request, asked: Asked, prepared: Prepared, entity: dict[str, list[Any]]
 ) -> dict[str, Any]:
+    given = dict(entity)
     n = prepared.check(entity)
     data = await pages.service.vectors.values(prepared, entity, n)
     now_us = time.time_ns() // 1000
@@ -170,7 +171,7 @@ async def _answer(
         {"feature_service": asked.service} if asked.service else {"features": list(asked.features)}
     )
     url, keyed = f"{request.url.scheme}://{request.url.netloc}", bool(pages.service.access)
-    request_body = {**what, "entities": entity, "provenance": True}
+    request_body = {**what, "entities": given, "provenance": True}
     return {
         "views": [*views, *_on_demand(prepared, found)], "at_us": now_us,
         "query": request.url.query, "curl": snippets.curl(url, request_body, keyed),

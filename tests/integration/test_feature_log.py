@@ -93,6 +93,19 @@ def test_every_kind_of_value_is_logged_as_it_was_answered(running: Running, repo
             assert column == values, title
 
 
+def test_keys_are_logged_as_sources_hold_them(repo: Path, redis_url: str, tmp_path: Path) -> None:
+    """Not as a request wrote them: no vector of such a key was ever compared with its source."""
+    settings = {"HEADWATER_FEATURE_LOG": str(tmp_path), "HEADWATER_FEATURE_LOG_SECONDS": SECOND}
+    mac, second = b"\x00\xff!", 1704067200
+    with serve(repo, redis_url, **settings) as server:
+        for hour in (second, second * 1000):
+            keys = {"mac": [base64.b64encode(mac).decode()], "hour": [hour], "order_id": ["a"]}
+            assert server.features(["odd_keys:weight"], keys).status == 200
+        table = logged(server, tmp_path / "features", 2).table
+    assert table["mac"].to_pylist() == [mac] * 2
+    assert table["hour"].to_pylist() == [second * 1_000_000] * 2
+
+
 def test_requests_that_were_answered_together_are_logged_apart(
     repo: Path, redis_url: str, tmp_path: Path
 ) -> None:

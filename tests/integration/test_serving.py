@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -310,6 +312,9 @@ def test_keys_of_every_type_and_values_of_the_rarer_ones(running: Running, repo:
     for name, value in values.items():
         assert found[name]["values"] == [value, value, None], name
         assert found[name]["statuses"] == ["PRESENT", "PRESENT", "NOT_FOUND"]
+    body = {"features": asked, "entities": keys}
+    arrow = running.post("/get-online-features", body, {"Accept": ARROW})
+    assert pa.ipc.open_stream(arrow.body).read_all()["mac"].to_pylist() == [b"\x00\xff!"] * 3
     wrong = running.features(asked, {**keys, "mac": ["~"] * 3})
     assert wrong.status == 422
     assert "base64" in wrong.json["detail"]
@@ -393,6 +398,15 @@ def test_the_light_client_reads_and_pushes_without_feast(running: Running) -> No
         rows = pushed(505, 4)["df"]
         assert client.push("numbers_push", rows)["state"] == "written"
         assert client.features({"user_id": [505]}, features=["numbers:i32"]).to_dict()["i32"] == [4]
+        # Arrays and frames, as programs have them.
+        frame = pd.DataFrame(rows).assign(i32=6, seen_at=[pd.NaT])
+        frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"])
+        client.push("numbers_push", frame)
+        keys = pd.DataFrame({"user_id": [505]})
+        pushed_frame = client.features(keys, features=["numbers:i32", "numbers:seen_at"])
+        assert pushed_frame.to_dict() == {"user_id": [505], "i32": [6], "seen_at": [None]}
+        users = {"user_id": [*np.array([505])]}
+        assert client.arrow(users, features=["numbers:i32"])["i32"].to_pylist() == [6]
         with pytest.raises(BadRequestError, match="nope") as refused:
             client.features({}, features=["nope:x"])
         assert refused.value.status == 404

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -12,7 +13,7 @@ from headwater.errors import BadRequestError
 from headwater.settings import Settings
 from service.feature_log import FeatureLogs
 from service.metrics import Metrics
-from service.vectors import JSON, Vectors
+from service.vectors import JSON, Vectors, parse
 
 VIEWS = {
     name: ViewPlan(
@@ -136,3 +137,9 @@ def test_views_of_two_keys_and_of_none_are_understood_again_and_again(body: byte
     names, n, *_ = meaning(used, body)
     assert (len(names), n) == (1, 1)
     assert meaning(used, body) == meaning(service(), body)
+
+
+def test_a_compressed_body_is_called_so() -> None:
+    with pytest.raises(BadRequestError, match="it is compressed") as refused:
+        parse(gzip.compress(b"{}"))
+    assert refused.value.status == 400
