@@ -128,7 +128,8 @@ class _Draft:
             batch=batch,
             aggregations=planned,
             udf=code,
-            online=bool(view.online),
+            # Nothing is loaded for a view that Feast's `disable_feature_view` was told of.
+            online=bool(view.online and getattr(view, "enabled", True)),
             offline=bool(getattr(view, "offline", False)),
             description=view.description or "",
             owner=view.owner or (view.tags or {}).get("owner", ""),

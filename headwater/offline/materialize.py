@@ -36,8 +36,8 @@ def materialize(
     """Load views (all batch views, or those named); returns the entities written for each.
 
     Of rows with an event time from `since_us` to `until_us`, both included; None is no bound. A row
-    that Redis already holds with a newer event time stays. Raises BadRequestError for a view that
-    does not exist or has windows.
+    that Redis already holds with a newer event time stays. Raises BadRequestError for a named view
+    that does not exist, has windows or is not online.
     """
     views = [v for v in catalog.views.values() if v.kind == "row" and v.batch and not v.stream]
     if names is not None:
@@ -46,6 +46,11 @@ def materialize(
             known = ", ".join(sorted(catalog.views))
             raise BadRequestError(f"there are no feature views {unknown}; there are: {known}", 404)
         views = [catalog.views[name] for name in names]
+        away = [view.name for view in views if not view.online]
+        if away:
+            raise BadRequestError(
+                f"feature views {away} are not online: they have online=False, or are disabled"
+            )
     windowed = [view.name for view in views if view.kind == "window"]
     if windowed:
         raise BadRequestError(f"{windowed} have windows, which `headwater ingest` folds")

@@ -19,6 +19,7 @@ from headwater import catalog_cache, catalog_files
 from headwater.offline.training_set import build
 from tests.serving import project
 from tests.serving.server import Running, serve
+from tests.waiting import until
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -188,3 +189,19 @@ def test_rows_are_pushed_by_the_names_of_the_source(both: Both) -> None:
     assert found["people"]["values"] == [21, 22, 23]
     table = pq.read_table(both.repo / "data" / "visits.parquet")
     assert table["PLACE"].to_pylist() == table["PAX"].to_pylist() == [21, 22, 23]
+
+
+def test_a_disabled_view_is_not_loaded(both: Both) -> None:
+    load = {"feature_views": ["weather"]}
+    assert both.ours.post("/materialize", load).status == 200
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        store = FeatureStore(repo_path=str(both.repo))
+        store.disable_feature_view("weather")
+        try:
+            until(lambda: both.ours.post("/materialize", load).status == 422)
+            assert "disabled" in both.ours.post("/materialize", load).json["detail"]
+            assert both.ours.post("/materialize", {}).status == 200, "all that are online"
+        finally:
+            store.enable_feature_view("weather")
+        until(lambda: both.ours.post("/materialize", load).status == 200)
