@@ -142,7 +142,7 @@ class _View:
             lows.append(low)
             inside = [e for e in events if low is None or e["us"] >= low]
             with_value = [e for e in inside if not a.column or a.column == "*"
-                          or e["values"][a.column] is not None]  # fmt: skip
+                          or _counts(e["values"][a.column])]  # fmt: skip
             features[a.name] = {
                 "from": None if low is None else _utc(low),
                 "events": len(with_value),
@@ -157,6 +157,11 @@ class _View:
             "tiles": [{"start": _utc(at), "events": n} for at, n in sorted(tiles.items())],
             "events": events[-LISTED:], "events_in_all": len(events),
         }  # fmt: skip
+
+
+def _counts(value: Any) -> bool:
+    """Whether a window counts a value: null and not-a-number are left out."""
+    return value is not None and value == value  # NaN alone differs from itself
 
 
 def _utc(us: int) -> str:

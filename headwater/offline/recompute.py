@@ -21,7 +21,7 @@ from headwater.label_windows import EventPart, KeyedEvents, windows_at
 from headwater.offline.feature_log import LoggedRead, Part, provenance_column
 from headwater.offline.keys import LabelKeys
 from headwater.offline.point_in_time import reach_us
-from headwater.offline.replay import LogReader
+from headwater.offline.replay import LogReader, count_history
 from headwater.offline.scan import Scan, open_view
 from headwater.offline.seen import HISTORY_SOURCE, Bounds, Grouped, Held
 from headwater.offline.sources import CREATED, EVENT
@@ -38,7 +38,8 @@ PUSHED = "the row was pushed: it is in no source"
 NO_ROW = "no row online: nothing says when one was to be loaded"
 NO_SOURCE = "the view has no source to read its past from"
 AHEAD = "the offline log does not reach as far as the state yet"
-FOLDING = "the view's history was still being folded"
+FOLDING = "the view's history was still being folded, or how far it was is not known"
+CUT = "older events than the log's first came since: that part of the history counts no longer"
 
 
 @dataclass
@@ -124,7 +125,7 @@ class Recompute:
         end = np.array([ends.get(source, 0) for source in bounds.sources], np.int64)
         ahead = np.maximum(bounds.state, bounds.whole) >= end
         self._refuse(np.asarray(ahead.any(axis=1)), AHEAD)
-        self._check_history()
+        self._check_history(scan)
         labels = Grouped.of(keys.codes, self.t, last)
         event, group, arrived = labels.seen(held, bounds.column(held.source))
         if view.kind == "window":
@@ -210,13 +211,21 @@ class Recompute:
         reader = LogReader.open(self.catalog.streams[self.view.stream])
         return {source_id(*part): end for part, end in (reader.ends() if reader else {}).items()}
 
-    def _check_history(self) -> None:
-        if self.catalog.streams[self.view.stream].history is None:
+    def _check_history(self, scan: Scan) -> None:
+        """Leave out vectors whose state held another part of the history than counts now."""
+        stream = self.catalog.streams[self.view.stream]
+        if stream.history is None:
             return
-        folding = [
-            any(topic == "" and at <= _FOLDED for topic, _, at in note) for note in self._notes()
-        ]
-        self._refuse(np.array([*folding, False])[self._note_of()], FOLDING)
+        cut = next((p.before_us for p in scan.pieces if p.kind == "history"), None)
+        held = [next((at for topic, _, at in note if not topic), _FOLDED) for note in self._notes()]
+        held.append(_FOLDED)  # of a vector of which nothing is known
+        moved = {
+            at: cut is not None and at != cut and count_history(stream, *sorted((at, cut))) > 0
+            for at in set(held) if at > _FOLDED
+        }  # fmt: skip
+        note = self._note_of()
+        self._refuse(np.array([at <= _FOLDED for at in held])[note], FOLDING)
+        self._refuse(np.array([moved.get(at, False) for at in held])[note], CUT)
 
     # -- views of a batch source -------------------------------------------------------------------
 

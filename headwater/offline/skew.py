@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from headwater.catalog import Catalog
 from headwater.offline.compare import About, equal
-from headwater.offline.feature_log import LoggedRead, Part, titled
+from headwater.offline.feature_log import LoggedRead, Part, replaced_column, titled
 from headwater.offline.point_in_time import Labels, Past, features_at
 from headwater.offline.spec import AsOf
 from headwater.windows import Bool
@@ -26,6 +26,8 @@ LATE = "late event"
 LAG = "ingestion lag"
 #: The row's event time lay ahead of the request's time.
 AHEAD = "event time ahead of the clock"
+#: Something else was served than what was held.
+REPLACED = "past its objective"
 ABOUT: dict[str, About] = {"sum": "sum", "mean": "sum", "var": "sum", "std": "root"}
 
 
@@ -77,7 +79,7 @@ def add_skew(
         entry.differ += int((~same).sum())
         if not same.all():
             late = ~equal(arrived[feature], final[feature], about, lambda: None)
-            _count(entry, same, late, _ahead(part, title))
+            _count(entry, same, _replaced(part, read), late, _ahead(part, title))
             _measure(entry, served, final[feature], ~same)
 
 
@@ -87,10 +89,22 @@ def _ahead(part: Part, title: str) -> Bool:
     return ahead
 
 
-def _count(entry: Skew, same: Bool, late: Bool, ahead: Bool) -> None:
-    for which, cause in ((late, LATE), (~late & ahead, AHEAD), (~late & ~ahead, LAG)):
-        if n := int((~same & which).sum()):
+def _replaced(part: Part, read: LoggedRead) -> Bool:
+    """The vectors that got a null or a default, as the view's tag says."""
+    name = replaced_column(read)
+    if name not in part.table.column_names:
+        return np.zeros(part.table.num_rows, np.bool_)
+    replaced: Bool = part.table[name].to_numpy()
+    return replaced
+
+
+def _count(entry: Skew, same: Bool, replaced: Bool, late: Bool, ahead: Bool) -> None:
+    """Each difference has the first cause that holds."""
+    rest = ~same
+    for which, cause in ((replaced, REPLACED), (late, LATE), (ahead, AHEAD), (rest, LAG)):
+        if n := int((rest & which).sum()):
             entry.causes[cause] += n
+        rest = rest & ~which
 
 
 def _measure(entry: Skew, served: pa.Array, final: pa.Array, differ: Bool) -> None:

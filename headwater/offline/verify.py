@@ -141,7 +141,7 @@ class _Check:
     ) -> None:
         self.definitions, self.then, self.gone = definitions, then, gone
         self.part, self.report = part, report
-        #: Inputs of on-demand views: recomputed, or as served where they cannot be.
+        #: Inputs of on-demand views: as served, or recomputed where that was wrong.
         self._columns: dict[tuple[str, str], pa.Array] = {}
 
     def run(self) -> None:
@@ -179,10 +179,12 @@ class _Check:
                 found = causes.of(feature, served, codes, wrong, about)
                 entry.causes.update(found)
                 self._examples(entry, read.columns, wrong, found, served, codes, made)
-            mask = pa.array(comparable)
+            # A function may turn on the last bit of a sum, so it gets what it got where that was
+            # right: a threshold is then passed, a whole number cut and a list made as they were.
             self._columns[read.alias, feature] = pc.if_else(
-                mask, made.values[feature].cast(served.type, safe=False), served
-            ) if comparable.any() else served  # fmt: skip
+                pa.array(comparable & ~same), made.values[feature].cast(served.type, safe=False),
+                served,
+            ) if len(wrong) else served  # fmt: skip
 
     def _leave_out_replaced(self, read: LoggedRead, made: Values) -> None:
         """Vectors that got a null or a default, since the view was past its objective."""

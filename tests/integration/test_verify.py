@@ -9,15 +9,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dill
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import redis
 
+from headwater.arrow import TIMESTAMP
+from headwater.catalog import (
+    BatchSourcePlan,
+    CodePlan,
+    FeatureRefPlan,
+    FieldPlan,
+    OnDemandPlan,
+)
 from headwater.codec import WINDOW_HEADER
-from headwater.offline.recompute import AHEAD, NO_ROW
+from headwater.offline.recompute import AHEAD, CUT, NO_ROW
 from headwater.offline.seen import Held
 from headwater.offline.verify import Report
 from headwater.online.columns import RowColumns
+from headwater.rebuild import Rebuilder
 from headwater.states import WindowStates
 from headwater.windows import EventBatch, WindowProgram
 from tests.proof.world import MINUTE, SECOND, USERS, World
@@ -54,6 +67,59 @@ def test_every_served_value_equals_the_recomputed_one(world: World) -> None:
     reasons = sum((f.not_comparable for f in report.features.values()), Counter())
     assert set(reasons) == {NO_ROW}
     assert compared["tiles"] == 4 * 2 * USERS * 12
+
+
+def test_what_a_function_makes_of_the_last_bit_of_a_sum_is_no_difference(world: World) -> None:
+    """Sums agree to 1e-9; a threshold, a text or a list shows more than that."""
+
+    def exact(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        sums = inputs["sum_amount_1h"]
+        return {"digits": [repr(x) for x in sums], "pair": [None if x is None else [x, 1.0]
+                for x in sums]}  # fmt: skip
+
+    plan = OnDemandPlan(
+        "exact", (FieldPlan("digits", "STRING"), FieldPlan("pair", "DOUBLE_LIST")),
+        (FeatureRefPlan("tiles", ("sum_amount_1h",)),), (),
+        CodePlan("exact", "python", dill.dumps(exact, recurse=True)),
+    )  # fmt: skip
+    world.catalog = msgspec.structs.replace(world.catalog, on_demand={"exact": plan})
+    report = served(world)
+    assert by_view(report, "compared")["exact"] > 0
+    assert by_view(report, "different")["exact"] == 0
+
+
+def test_history_that_an_older_event_has_replaced_since_is_not_compared(
+    world: World, redis_client: redis.Redis
+) -> None:
+    """What counts of it ends at the log's first event, which is not what it was."""
+    now = time.time_ns() // 1000
+    users = list(range(USERS))
+    pq.write_table(pa.table({
+        "user_id": users, "amount": [1.0] * USERS, "quantity": users, "page": ["h"] * USERS,
+        "at": pa.array([now - 30 * MINUTE - u for u in users], TIMESTAMP),
+    }), world.folder / "past.parquet")  # fmt: skip
+    past = BatchSourcePlan("past", "parquet", str(world.folder / "past.parquet"), "at")
+    stream = msgspec.structs.replace(world.stream, history=past)
+    world.catalog = msgspec.structs.replace(world.catalog, streams={"clicks": stream})
+    world.take([(1, now - MINUTE, 5.0)])
+    assert Rebuilder(world.catalog, redis_client).run() > 0
+    world.serve(5)
+    before = world.report()
+    assert before.different == 0
+    assert before.features["tiles", "count_events_1h"].compared > 0
+
+    world.take([(2, now - 40 * MINUTE, 7.0)])
+    after = world.report()
+    assert after.different == 0
+    tiles = after.features["tiles", "count_events_1h"]
+    assert (tiles.compared, tiles.not_comparable[CUT]) == (
+        0, before.features["tiles", "count_events_1h"].compared
+    )  # fmt: skip
+    Rebuilder(world.catalog, redis_client).run()
+    world.serve(5)
+    after = world.report()
+    assert after.different == 0
+    assert after.features["tiles", "count_events_1h"].compared > 0
 
 
 def test_what_the_log_does_not_hold_yet_is_not_compared(world: World) -> None:

@@ -227,7 +227,8 @@ class World:
         vectors = Vectors(settings, metrics, logs)
         vectors.use(self.catalog)
         vectors.link = open_link(self.url, 5.0)
-        features = [f"{v.name}:{f}" for v in self.catalog.views.values() for f in v.feature_names]
+        views = [*self.catalog.views.values(), *self.catalog.on_demand.values()]
+        features = [f"{v.name}:{f}" for v in views for f in v.feature_names]
         alone = [
             f"{name}:{feature}" for name in ("fresh", "profile") if name in self.catalog.views
             for feature in ("amount", "quantity")
