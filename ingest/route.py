@@ -93,9 +93,11 @@ class StreamRoute:
         rejected += [(place_of[offset], kind, reason) for offset, kind, reason in refused]
         if not len(batch.ts):
             return Taken(None, rejected, mark)
-        self.newest_us = max(self.newest_us, int(batch.ts.max()))
+        now_us = time.time_ns() // 1000
+        # An event that is ahead of the clock makes nothing newer than when it came.
+        self.newest_us = max(self.newest_us, min(int(batch.ts.max()), now_us))
         if self._log is not None:
-            logged = _logged(self._log, batch, time.time_ns() // 1000)
+            logged = _logged(self._log, batch, now_us)
             self._buffers.setdefault(records.tp, []).append(logged)
         return Taken(batch, rejected, mark)
 

@@ -21,7 +21,7 @@ from deltalake.exceptions import TableNotFoundError
 from headwater.arrow import TIMESTAMP
 from headwater.catalog import StreamSourcePlan
 from headwater.errors import HeadwaterError
-from headwater.offline.data_files import OFFSET, PARTITION, TOPIC
+from headwater.offline.data_files import ARRIVED, OFFSET, PARTITION, TOPIC
 from headwater.offline.log import log_errors, log_schema
 from headwater.offline.sources import connect, normalised, quoted, relation
 from headwater.windows import Int64
@@ -42,12 +42,16 @@ class Window(NamedTuple):
 
 
 class Events(NamedTuple):
-    """A window's events: their columns, and arrays [n] in offset order; times in microseconds."""
+    """A window's events: their columns, and arrays [n] in offset order; times in microseconds.
+
+    came: the event time, or when a worker took the event in, where that was before its time.
+    """
 
     columns: pa.Table
     ts: Int64
     created: Int64 | None
     offsets: Int64
+    came: Int64
 
 
 @dataclass(frozen=True)
@@ -134,9 +138,10 @@ class LogReader:
         return self._events(table, offsets)
 
     def _events(self, table: pa.Table, offsets: Int64) -> Events:
-        own = {OFFSET, PARTITION, TOPIC, "_arrived_at"}
+        own = {OFFSET, PARTITION, TOPIC, ARRIVED}
         columns = _conformed(table, [f for f in self._schema if f.name not in own])
-        return _as_events(columns, self._event, self._created, offsets)
+        events = _as_events(columns, self._event, self._created, offsets)
+        return events._replace(came=np.minimum(events.ts, _micros(table, ARRIVED)))
 
     def _query(self, name: str, able: Sequence[_File], **values: Any) -> pa.Table:
         text = (files("headwater.offline") / f"{name}.sql").read_text()
@@ -213,7 +218,8 @@ def _as_events(columns: pa.Table, event: str, created: str, offsets: Int64) -> E
     made = None
     if created and created in columns.column_names:
         made = columns[created].cast(pa.int64()).fill_null(0).to_numpy()
-    return Events(columns, _micros(columns, event), made, offsets)
+    ts = _micros(columns, event)
+    return Events(columns, ts, made, offsets, ts)
 
 
 def _micros(table: pa.Table, name: str) -> Int64:

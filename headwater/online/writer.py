@@ -161,11 +161,15 @@ class OnlineWriter:
         return found
 
     def raise_clocks(self, times: Mapping[tuple[str, str], int]) -> None:
-        """Move (stage, view) -> last event time forward, in microseconds; never back."""
+        """Move (stage, view) -> last event time forward, in microseconds; never back.
+
+        A time ahead of the clock moves it to now: it would hide that nothing comes any more.
+        """
         if times:
+            now_us = time.time_ns() // 1000
             arguments: list[str | int] = []
             for (stage, view), event_us in times.items():
-                arguments += [f"{stage}|{view}", int(event_us)]
+                arguments += [f"{stage}|{view}", min(int(event_us), now_us)]
             with store_errors():
                 self._scripts["raise_clock"]([clock_key(self.project)], arguments)
 

@@ -228,7 +228,7 @@ class Rebuilder:
             where = f"{part[0]}-{part[1]}@" if part[0] else "history, row "
             target.failed += [(f"{where}{at}", why) for at, why in failed]
             target.sink.apply(batch, now_us)
-            target.newest_us = max(target.newest_us, int(marks[-1]))
+            target.newest_us = max(target.newest_us, int(events.came[low:].max()))
             target.rows += n
         return n
 

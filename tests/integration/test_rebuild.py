@@ -322,6 +322,22 @@ def test_a_lost_lock_deletes_nothing(redis_client: redis.Redis) -> None:
     assert redis_client.get("headwater:logs:rebuild") == b"somebody else"
 
 
+def test_clocks_know_an_event_ahead_of_the_clock_by_when_it_came(
+    tmp_path: Path, redis_client: redis.Redis
+) -> None:
+    """As they do of a worker's: else the log would seem to be behind after a rebuild."""
+    found = catalog(tmp_path)
+    table = random_events(1, 50, 0, hours=1)
+    came = table["_arrived_at"].cast(pa.int64()).to_pylist()
+    at = [*came[:-1], time.time_ns() // 1000 + 1_200_000_000]
+    place = table.column_names.index("at")
+    table = table.set_column(place, table.schema.field("at"), pa.array(at, table["at"].type))
+    append(EventLog(found.streams["orders"]), table)
+    Rebuilder(found, redis_client).run()
+    clocks = OnlineWriter(redis_client, found.project).clocks()
+    assert {clocks[stage, "windows"] for stage in ("source", "online")} == {max(came)}
+
+
 # -- history -----------------------------------------------------------------------------------
 
 
