@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from feast.infra.offline_stores.file_source import FileLoggingDestination, FileS
 from feast.on_demand_feature_view import OnDemandFeatureView
 
 from headwater import catalog as plans
-from headwater.aggregations import Wanted, plan_aggregation
+from headwater.aggregations import Wanted, parse_function, plan_aggregation
 from headwater.catalog_code import plan_code
 from headwater.catalog_messages import plan_messages
 from headwater.errors import DefinitionError
@@ -238,6 +239,8 @@ def _aggregations(
     """One plan for each feature, and the features in that order."""
     types = {stream.field_mapping.get(f.name, f.name): f.type for f in stream.fields}
     declared = {f.name: f for f in fields}
+    if has_udf:
+        types |= _made_types(view, declared, types)
     planned, features = [], []
     for a in view.aggregations:
         wanted = Wanted(
@@ -257,6 +260,32 @@ def _aggregations(
             f"Aggregations make: {', '.join(p.name for p in planned)}",
         )
     return tuple(planned), tuple(features)
+
+
+def _made_types(
+    view: Any, declared: Mapping[str, plans.FieldPlan], types: Mapping[str, str]
+) -> dict[str, str]:
+    """The types of columns that a udf makes, where they are no numbers.
+
+    A feature that is a value of its column tells. Of a column that is only counted nothing needs to
+    be known: any value can be a text.
+    """
+    found: dict[str, str] = {}
+    used: dict[str, set[str]] = {}
+    for a in view.aggregations:
+        function, _ = parse_function(f"stream feature view {view.name!r}", a.function)
+        used.setdefault(a.column, set()).add(function)
+        field = declared.get(a.resolved_name(a.time_window))
+        if field is not None and function in _VALUES:
+            kind = field.type.removesuffix("_LIST") if function.endswith("_n") else field.type
+            if kind == "UNIX_TIMESTAMP" or plans.column_kind(kind) == "object":
+                found[a.column] = kind
+    counted = {c for c, functions in used.items() if functions <= {"count", "count_distinct"}}
+    return found | {c: "STRING" for c in counted - {"", "*"} if c not in types}
+
+
+#: Functions whose result is a value of the column, or some.
+_VALUES = {"first", "last", "min", "max", "first_n", "last_n"}
 
 
 def _functions(registry: Any, project: str) -> dict[str, Any]:

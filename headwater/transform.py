@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import dill
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from headwater.catalog import CodePlan
+from headwater.arrow import arrow_type
+from headwater.catalog import CodePlan, ViewPlan
 from headwater.errors import HeadwaterError
 
 
@@ -19,11 +23,8 @@ def load(body: bytes) -> Any:
     return dill.loads(body)  # noqa: S301 (the registry is the project's own code)
 
 
-def _nullable(events: pa.Table) -> Any:
-    """Integers and booleans that have nulls stay what they are, and are not made floats or objects.
-
-    What a function sees of an event must not depend on the events beside it.
-    """
+def _frame(events: pa.Table) -> Any:
+    """Integers and booleans that are null stay what they are: no floats and no objects."""
     import pandas as pd
 
     types: dict[Any, Any] = {
@@ -31,22 +32,46 @@ def _nullable(events: pa.Table) -> Any:
         pa.int64(): pd.Int64Dtype(),
         pa.bool_(): pd.BooleanDtype(),
     }
-    with_nulls = {column.type for column in events.columns if column.null_count}
-    return {kind: dtype for kind, dtype in types.items() if kind in with_nulls}.get
+    columns = zip(events.column_names, events.columns, strict=True)
+    return pd.DataFrame(
+        {n: c.to_pandas(types_mapper=types.get if c.null_count else None) for n, c in columns}
+    )
 
 
-def transform_events(code: CodePlan, events: pa.Table) -> tuple[pa.Table, Any]:
-    """Decoded events through a stream view's `udf`.
+def columns_made(view: ViewPlan) -> dict[str, pa.DataType]:
+    """What a windowed view's `udf` must make: the columns that are aggregated, and their types."""
+    return {
+        a.column: arrow_type(a.column_type) for a in view.aggregations if a.column not in {"", "*"}
+    }
 
-    Pandas mode takes and returns a DataFrame; python mode a dict of equally long lists. It may drop
-    events and make several rows of one. Pandas' index tells which event a row is of; where it does
-    not (python mode, a new index), and there are not as many rows as events, fewer events are given
-    at once, until it is plain. Returns the new columns in the order of the events and, for each of
-    their rows, its position in `events` (int64 [rows], ascending). Raises HeadwaterError naming the
-    function.
+
+def transform_events(
+    code: CodePlan, events: pa.Table, together: bool = False,
+    makes: Mapping[str, pa.DataType] = MappingProxyType({}),
+) -> tuple[pa.Table, Any]:  # fmt: skip
+    """Decoded events through a view's `udf`.
+
+    Pandas mode takes and returns a DataFrame; python mode a dict of equally long lists. A frame's
+    events are null in the same columns, floats aside, since a column with nulls has another type
+    and is computed with otherwise (1 // 0, `.dt.hour.astype(str)`): what is made of an event must
+    not depend on the events beside it. `together`: all in one frame. makes: `columns_made`.
+
+    A function may drop events and make several rows of one. Pandas' index tells which event a row
+    is of; where it does not (python mode, a new index), and there are not as many rows as events,
+    fewer events are given at once, until it is plain. Returns the new columns in the order of the
+    events and, for each of their rows, its position in `events` (int64 [rows], ascending). Raises
+    HeadwaterError naming the function.
     """
     try:
-        table, rows = _transformed(code, load(code.body), events)
+        function = load(code.body)
+        parts = [None] if together or code.mode != "pandas" else _alike(events)
+        if len(parts) == 1:
+            table, rows = _transformed(code, function, events)
+        else:
+            made = [_transformed(code, function, events.take(pa.array(part))) for part in parts]
+            table = _joined([t for t, _ in made])
+            rows = np.concatenate([part[at] for part, (_, at) in zip(parts, made, strict=True)])
+        table = _of_types(table, makes)
         if (np.diff(rows) < 0).any():  # a state takes events in the order of their offsets
             order = np.argsort(rows, kind="stable")
             table, rows = table.take(pa.array(order)), rows[order]
@@ -58,10 +83,50 @@ def transform_events(code: CodePlan, events: pa.Table) -> tuple[pa.Table, Any]:
         ) from error
 
 
+def _of_types(table: pa.Table, makes: Mapping[str, pa.DataType]) -> pa.Table:
+    """The table with its aggregated columns as the types that they are aggregated as."""
+    for name, kind in makes.items() if table.num_rows else ():
+        if name not in table.column_names:
+            raise ValueError(f"it makes no column {name!r}; it makes {table.column_names}")
+        at = table.column_names.index(name)
+        column = table.column(at)
+        if column.type == kind:
+            continue
+        if kind == pa.string() and pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column)
+        try:
+            table = table.set_column(at, name, column.cast(kind))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ValueError(
+                f"its column {name!r} is aggregated as {kind}, and is {column.type}: {error}. "
+                "Declare in the view's schema what its features are"
+            ) from error
+    return table
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """One table of several; a column that is whole here and floating there is floating."""
+    schema = pa.unify_schemas([table.schema for table in tables], promote_options="permissive")
+    return pa.concat_tables(
+        [table.select(schema.names).cast(schema, safe=False) for table in tables]
+    )
+
+
+def _alike(events: pa.Table) -> list[Any]:
+    """The positions of the events that are null in the same columns, floats aside."""
+    pattern = np.zeros(events.num_rows, np.int64)
+    for column in events.columns:
+        if column.null_count and not pa.types.is_floating(column.type):
+            nulls = np.asarray(column.is_null())
+            pattern = np.unique(2 * pattern + nulls, return_inverse=True)[1]
+    order = np.argsort(pattern, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(pattern[order])) + 1)
+
+
 def _transformed(code: CodePlan, function: Any, events: pa.Table) -> tuple[pa.Table, Any]:
     n = events.num_rows
     if code.mode == "pandas":
-        frame = function(events.to_pandas(types_mapper=_nullable(events)))
+        frame = function(_frame(events))
         table, rows = pa.Table.from_pandas(frame, preserve_index=False), _labels(frame.index)
     else:
         table, rows = pa.table(function(events.to_pydict())), None
@@ -87,15 +152,18 @@ def _labels(index: Any) -> Any:
     return None if counts else np.asarray(index, np.int64)
 
 
-def failing(code: CodePlan, events: pa.Table, first: int = 0) -> list[tuple[int, str]]:
+def failing(
+    code: CodePlan, events: pa.Table, first: int = 0,
+    makes: Mapping[str, pa.DataType] = MappingProxyType({}),
+) -> list[tuple[int, str]]:  # fmt: skip
     """The events on which a function fails, each with the reason, found by halving."""
     try:
-        transform_events(code, events)
+        transform_events(code, events, makes=makes)
     except HeadwaterError as error:
         n = events.num_rows
         if n == 1:
             return [(first, str(error))]
         half = n // 2
         low, high = events.slice(0, half), events.slice(half)
-        return [*failing(code, low, first), *failing(code, high, first + half)]
+        return [*failing(code, low, first, makes), *failing(code, high, first + half, makes)]
     return []

@@ -45,6 +45,8 @@ def _inputs(
             if _is_of(read, source):
                 types = {field.name: field.type for field in read.reader.view.features}
                 for at, feature in enumerate(read.features):
+                    if source.features and feature not in source.features:
+                        continue  # the request asks for it; another input may have its name
                     column = Column(types[feature], _plain(types[feature], values.plain(at)))
                     for prefix in ("", f"{source.view}__", f"{read.alias}__"):
                         columns[prefix + feature] = column

@@ -36,7 +36,7 @@ from headwater.offline.sources import (
     parsed_times,
     quoted,
 )  # fmt: skip
-from headwater.transform import failing, transform_events
+from headwater.transform import columns_made, failing, transform_events
 from headwater.windows import Int64, source_id
 
 #: When a row was known: the log's arrival time, else its created time, else its event time.
@@ -129,11 +129,14 @@ class Scan:
         """
         assert self.view.udf is not None  # noqa: S101 (the caller asked)
         own = [n for n in batch.schema.names if n not in names]
-        events = pa.table(batch.select(names))
+        events, makes = pa.table(batch.select(names)), columns_made(self.view)
         try:
-            made, rows = transform_events(self.view.udf, events)
+            made, rows = transform_events(
+                self.view.udf, events, together=not self.view.stream, makes=makes
+            )
         except HeadwaterError:
-            bad = {at for at, _ in failing(self.view.udf, events)} if self.view.stream else set()
+            found = failing(self.view.udf, events, makes=makes) if self.view.stream else ()
+            bad = {at for at, _ in found}
             if not bad:
                 raise
             sound = pa.array([at for at in range(batch.num_rows) if at not in bad], pa.int64())

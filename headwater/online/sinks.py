@@ -23,7 +23,7 @@ from headwater.online.commands import Commands
 from headwater.online.rows import RowPacker
 from headwater.online.writer import OnlineWriter
 from headwater.states import WindowStates
-from headwater.transform import failing, transform_events
+from headwater.transform import columns_made, failing, transform_events
 from headwater.windows import Column, EventBatch, WindowProgram, source_id
 
 Place = tuple[str, int]
@@ -51,7 +51,8 @@ class Batch:
         """
         assert view.udf is not None  # noqa: S101 (narrows the type for mypy)
         if view.name not in self._made:
-            self._made[view.name] = transform_events(view.udf, self.events)
+            makes = columns_made(view)
+            self._made[view.name] = transform_events(view.udf, self.events, makes=makes)
         return self._made[view.name]
 
     def without_failing(self, view: ViewPlan) -> tuple[Batch, list[tuple[int, str]]]:
@@ -61,7 +62,7 @@ class Batch:
         try:
             self.transformed(view)
         except HeadwaterError:
-            bad = failing(view.udf, self.events)
+            bad = failing(view.udf, self.events, makes=columns_made(view))
             kept = np.ones(len(self.ts), np.bool_)
             kept[[at for at, _ in bad]] = False
             refused = [(int(self.offsets[at]), f"view {view.name!r}: {why}") for at, why in bad]

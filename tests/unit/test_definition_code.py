@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from headwater import catalog_cache, catalog_files
 from headwater.changes import compare
+from headwater.testing import Project
 
 CONFIG = """
 project: helped
@@ -71,6 +73,41 @@ class Rounding:
     def cents(x):
         return round(x, 2)
 """
+MADE_TEXTS = """
+from datetime import timedelta
+from feast import Entity, Field, FileSource, KafkaSource, ValueType
+from feast.aggregation import Aggregation
+from feast.data_format import DeltaFormat, JsonFormat
+from feast.stream_feature_view import stream_feature_view
+from feast.types import Array, Int64, String, UnixTimestamp
+
+user = Entity(name="user", join_keys=["user"], value_type=ValueType.INT64)
+source = KafkaSource(
+    name="orders", topic="orders", kafka_bootstrap_servers="127.0.0.1:1", timestamp_field="at",
+    message_format=JsonFormat("user bigint, size int, at timestamp"),
+    batch_source=FileSource(name="log", path="data/log/orders", file_format=DeltaFormat(),
+                            timestamp_field="at"),
+)
+
+
+def of(function, column):
+    return Aggregation(column=column, function=function, time_window=timedelta(hours=1),
+                       name=f"{function}_{column}")
+
+
+@stream_feature_view(
+    entities=[user], source=source, timestamp_field="at", ttl=timedelta(0), mode="python",
+    aggregations=[of("last", "word"), of("count_distinct", "word"), of("last_2", "size"),
+                  of("max", "day"), of("count", "only_counted"), of("sum", "number")],
+    schema=[Field(name="last_word", dtype=String), Field(name="last_2_size", dtype=Array(String)),
+            Field(name="max_day", dtype=UnixTimestamp), Field(name="sum_number", dtype=Int64)],
+)
+def labelled(events):
+    words = [None if n is None else "x" * n for n in events["size"]]
+    days = [t.replace(hour=0, minute=0) for t in events["at"]]
+    return {"user": events["user"], "word": words, "day": days, "only_counted": words,
+            "number": events["size"], "size": [str(n) for n in events["size"]]}
+"""
 #: What a worker or a service does, which has the catalogue and not the project's modules.
 RUN = """
 import sys
@@ -112,3 +149,18 @@ def test_a_change_of_a_helper_is_a_change_of_the_views_that_use_it(repo: Path) -
     assert changed == {("feature view", "spent"), ("on-demand feature view", "converted")}
     catalog_files.write(repo)
     assert catalog_cache.load(repo).version != before.version
+
+
+def test_columns_that_a_function_makes_are_what_their_features_say(repo: Path) -> None:
+    """They were taken for numbers, and the first text ended every worker."""
+    (repo / "definitions.py").write_text(MADE_TEXTS)
+    events = [
+        {"user": 1, "size": size, "at": f"2026-01-01T10:0{minute}:00Z"}
+        for minute, size in enumerate([2, None, 3, 2])
+    ]
+    (row,) = Project(repo).values("labelled", events, ["2026-01-01T10:30:00Z"])
+    made = {name: value for name, value in row.items() if name not in {"user", "event_timestamp"}}
+    assert made == {
+        "last_word": "xx", "count_distinct_word": 2, "last_2_size": ["3", "2"],
+        "max_day": datetime(2026, 1, 1, tzinfo=UTC), "count_only_counted": 3, "sum_number": 7,
+    }  # fmt: skip
