@@ -10,15 +10,28 @@ from decimal import Decimal
 from typing import Any
 
 import dill
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
 from headwater.arrow import array_of, arrow_type
-from headwater.catalog import CodeMode, CodePlan, FieldPlan, OnDemandPlan
+from headwater.catalog import (
+    Catalog,
+    CodeMode,
+    CodePlan,
+    FeatureRefPlan,
+    FieldPlan,
+    JoinKeyPlan,
+    OnDemandPlan,
+    ViewPlan,
+)
 from headwater.errors import HeadwaterError
 from headwater.on_demand import Column, arrow_columns, plain_columns
+from headwater.online.columns import ViewColumns
+from service.on_demand import compute
+from service.requests import Planner
 
 NOON, ORDER = datetime(2024, 1, 1, 12, tzinfo=UTC), uuid.UUID(int=7, version=4)
 NOON_US = 1_704_110_400_000_000
@@ -182,3 +195,26 @@ def test_arrow_columns_have_arrows_types() -> None:
     )  # fmt: skip
     assert made["y"].type == arrow_type("INT32")
     assert made["y"].to_pylist() == [2, None]
+
+
+def test_a_feature_that_is_asked_for_besides_takes_no_inputs_place() -> None:
+    """Training sets never give a function what is none of its inputs."""
+
+    def named(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {"y": [f"{'b__whole' in inputs} {w}" for w in inputs["whole"]]}
+
+    key = (JoinKeyPlan("user", "INT64"),)
+    views = {
+        name: ViewPlan(name, "row", key, (FieldPlan("whole", "INT64"), FieldPlan("spare", "INT64")))
+        for name in ("a", "b")
+    }
+    inputs = (FeatureRefPlan("a", ("whole",)), FeatureRefPlan("b", ("spare",)))
+    made = msgspec.structs.replace(view(named, {"y": "STRING"}), inputs=inputs)
+    catalog = Catalog("p", "1", "", "", views=views, on_demand={"computed": made})
+    plan = Planner(catalog).plan(None, ("computed:y", "b:whole"), True)
+    found = []
+    for read in plan.reads:
+        values = {"whole": 7 if read.alias == "a" else 1_000, "spare": 5}
+        lists = {at: [values[feature]] for at, feature in enumerate(read.features)}
+        found.append(ViewColumns((), lists, None, [1]))
+    assert compute(made, plan, found, {"user": [1]}, 1) == {"y": ["False 7"]}
