@@ -24,7 +24,8 @@ def load(body: bytes) -> Any:
 
 
 def _frame(events: pa.Table) -> Any:
-    """Integers and booleans that are null stay what they are: no floats and no objects."""
+    """Integers and booleans stay what they are: where some are null, all have pandas' types for
+    that, and are no floats and no objects."""
     import pandas as pd
 
     types: dict[Any, Any] = {
@@ -32,10 +33,8 @@ def _frame(events: pa.Table) -> Any:
         pa.int64(): pd.Int64Dtype(),
         pa.bool_(): pd.BooleanDtype(),
     }
-    columns = zip(events.column_names, events.columns, strict=True)
-    return pd.DataFrame(
-        {n: c.to_pandas(types_mapper=types.get if c.null_count else None) for n, c in columns}
-    )
+    some_null = any(c.null_count for c in events.columns if c.type in types)
+    return events.to_pandas(types_mapper=types.get if some_null else None)
 
 
 def columns_made(view: ViewPlan) -> dict[str, pa.DataType]:
@@ -52,7 +51,7 @@ def transform_events(
     """Decoded events through a view's `udf`.
 
     Pandas mode takes and returns a DataFrame; python mode a dict of equally long lists. A frame's
-    events are null in the same columns, floats aside, since a column with nulls has another type
+    events are null in the same columns (`_alike`), since a column with nulls has another type
     and is computed with otherwise (1 // 0, `.dt.hour.astype(str)`): what is made of an event must
     not depend on the events beside it. `together`: all in one frame. makes: `columns_made`.
 
@@ -113,12 +112,22 @@ def _joined(tables: list[pa.Table]) -> pa.Table:
 
 
 def _alike(events: pa.Table) -> list[Any]:
-    """The positions of the events that are null in the same columns, floats aside."""
-    pattern = np.zeros(events.num_rows, np.int64)
+    """The positions of the events that are null in the same columns, floats aside; integers and
+    booleans count as one column (`_frame`)."""
+    whole = np.zeros(events.num_rows, np.bool_)
+    others = []
     for column in events.columns:
-        if column.null_count and not pa.types.is_floating(column.type):
-            nulls = np.asarray(column.is_null())
-            pattern = np.unique(2 * pattern + nulls, return_inverse=True)[1]
+        kind = column.type
+        if not column.null_count or pa.types.is_floating(kind):
+            continue
+        nulls = np.asarray(column.is_null())
+        if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+            whole |= nulls
+        else:
+            others.append(nulls)
+    pattern = np.zeros(events.num_rows, np.int64)
+    for nulls in (whole, *others):
+        pattern = np.unique(2 * pattern + nulls, return_inverse=True)[1]
     order = np.argsort(pattern, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(pattern[order])) + 1)
 
