@@ -266,7 +266,7 @@ class ConfluentConsumer:
                 raise StoreUnavailableError(f"Kafka at {self._servers}: {tp.error.str()}")
         return {
             TopicPartition(tp.topic, tp.partition): (
-                Committed(tp.offset, tp.metadata or "") if tp.offset >= 0 else None
+                Committed(tp.offset, _metadata(tp)) if tp.offset >= 0 else None
             )
             for tp in held
         }
@@ -425,3 +425,12 @@ def _answering(servers: str) -> Iterator[None]:
         raise StoreUnavailableError(
             f"Kafka at {servers} does not answer as it should ({told.name()}: {told.str()})"
         ) from error
+
+
+def _metadata(committed: Any) -> str:
+    """What was saved beside an offset, and whatever lies behind it in memory (`worker._read`), as
+    far as that is a text."""
+    try:
+        return committed.metadata or ""
+    except UnicodeDecodeError as error:
+        return error.object[: error.start].decode()
