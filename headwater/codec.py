@@ -223,6 +223,15 @@ KEY_READERS: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 
 
+def key_values(kind: str, values: Sequence[Any]) -> Sequence[Any]:
+    """Values of a key of a type, as requests have them, as keys are written with.
+
+    Raises BadRequestError.
+    """
+    read = KEY_READERS.get(kind)
+    return values if read is None else [read(value) for value in values]
+
+
 def redis_keys(prefix: bytes, columns: Sequence[Sequence[Any]], n: int) -> list[bytes]:
     """Redis keys of n entities from their key columns (plain values, join-key order)."""
     if not columns:

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -30,6 +31,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBERS = ("INT32", "INT64", "FLOAT", "DOUBLE")
 #: Types of which a frame has columns of Arrow's types; other values are Python's.
 _FRAMED = {*_NUMBERS, "BOOL", "UNIX_TIMESTAMP", "STRING", "BYTES", "UUID", "TIME_UUID"}
+
+_TEXTS, _ARRAYS = (str, bytes), (pa.Array, pa.ChunkedArray)
+#: A value of these that differs from itself is none.
+_MAY_BE_NONE = (float, datetime)
 
 
 class Column(NamedTuple):
@@ -84,11 +89,12 @@ def _given(column: Column) -> list[Any]:
     """A column's values for a function, which may change them: nothing else has them."""
     kind, values = column
     read = _reader(kind)
-    if isinstance(values, pa.Array | pa.ChunkedArray):
+    if isinstance(values, _ARRAYS):
         values = values.to_pylist()
     return list(values) if read is None else [None if v is None else read(v) for v in values]
 
 
+@lru_cache
 def _reader(kind: str) -> Callable[[Any], Any] | None:
     """What makes of a value what a function sees; None where that is the value itself."""
     if kind in {"VALUE_LIST", "VALUE_SET"}:
@@ -144,7 +150,7 @@ def _item(kind: str) -> str:
 
 def _arrow(column: Column) -> pa.Array:
     values = column.values
-    if isinstance(values, pa.Array | pa.ChunkedArray):
+    if isinstance(values, _ARRAYS):
         return values
     return array_of(values, column.kind)
 
@@ -179,15 +185,15 @@ def _values(column: Any) -> Iterator[Any]:
 
 
 def _plain(view: OnDemandPlan, name: str, kind: str, column: Any) -> list[Any]:
-    made = []
-    for value in _values(column):
-        try:
-            made.append(_typed(value, kind))
-        except (TypeError, ValueError, ArithmeticError, AttributeError):
-            raise HeadwaterError(
-                f"on-demand feature view {view.name!r} gave {value!r} for {name!r}, which is no "
-                f"{kind}; return one, or None"
-            ) from None
+    made, typed, value = [], _typer(kind), None
+    try:
+        for value in _values(column):
+            made.append(typed(value))
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        raise HeadwaterError(
+            f"on-demand feature view {view.name!r} gave {value!r} for {name!r}, which is no "
+            f"{kind}; return one, or None"
+        ) from None
     return made
 
 
@@ -214,37 +220,51 @@ def _text(value: Any, kind: str) -> Any:
     return value
 
 
-def _typed(value: Any, kind: str) -> Any:
-    """A plain value of a type. Raises TypeError, ValueError or OverflowError for another."""
-    if isinstance(value, np.datetime64):
-        value = None if np.isnat(value) else value.astype("datetime64[us]").item()
-    elif isinstance(value, np.generic):
-        value = value.item()
-    if value is None or (isinstance(value, float | datetime) and value != value):
-        return None
-    if kind.endswith(("_LIST", "_SET")):
-        if isinstance(value, str | bytes | dict):
+@lru_cache
+def _typer(kind: str) -> Callable[[Any], Any]:
+    """What makes a plain value of a type of any value. That raises TypeError, ValueError or
+    OverflowError for another."""
+    make = _items(kind) if kind.endswith(("_LIST", "_SET")) else _MAKERS.get(kind)
+
+    def typed(value: Any) -> Any:
+        if isinstance(value, np.datetime64):
+            value = None if np.isnat(value) else value.astype("datetime64[us]").item()
+        elif isinstance(value, np.generic):
+            value = value.item()
+        if value is None or (isinstance(value, _MAY_BE_NONE) and value != value):
+            return None
+        return value if make is None else make(value)
+
+    return typed
+
+
+def _items(kind: str) -> Callable[[Any], list[Any]]:
+    one = list if kind.startswith("VALUE_") else _typer(_item(kind))
+
+    def make(value: Any) -> list[Any]:
+        if isinstance(value, (*_TEXTS, dict)):
             raise TypeError
-        if kind.startswith("VALUE_"):
-            return [list(one) for one in value]
-        return [_typed(one, _item(kind)) for one in value]
-    maker = _MAKERS.get(kind)
-    return value if maker is None else maker(value)
+        return [one(item) for item in value]
+
+    return make
 
 
-def _whole(bits: int) -> Callable[[Any], int]:
-    def read(value: Any) -> int:
-        if isinstance(value, str | bytes) or value != int(value):
-            raise TypeError
-        if int(value) >> bits not in {0, -1}:
-            raise OverflowError
-        return int(value)
+#: Of integers, without the sign.
+BITS = {"INT32": 31, "INT64": 63}
 
-    return read
+
+def whole(value: Any, bits: int) -> int:
+    """A whole number of so many bits beside its sign. Raises TypeError, ValueError or
+    OverflowError."""
+    if isinstance(value, _TEXTS) or value != int(value):
+        raise TypeError
+    if int(value) >> bits not in {0, -1}:
+        raise OverflowError
+    return int(value)
 
 
 def _real(value: Any) -> float:
-    if isinstance(value, str | bytes):
+    if isinstance(value, _TEXTS):
         raise TypeError
     return float(value)
 
@@ -280,7 +300,7 @@ def _time(value: Any) -> int:
 
 
 _MAKERS: dict[str, Callable[[Any], Any]] = {
-    "INT32": _whole(31), "INT64": _whole(63),
+    **{kind: partial(whole, bits=bits) for kind, bits in BITS.items()},
     "DOUBLE": _real, "FLOAT": lambda value: float(np.float32(_real(value))),
     "BOOL": _truth, "STRING": _only(str), "UNIX_TIMESTAMP": _time,
     "BYTES": _only(bytes), "PDF_BYTES": _only(bytes), "IMAGE_BYTES": _only(bytes),

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from headwater import arrow
 from headwater.arrow import TIMESTAMP, arrow_type, key_type
-from headwater.codec import KEY_READERS
+from headwater.codec import key_values
 from headwater.online.arrays import feature_array
 from headwater.online.columns import STATUS_NAMES, ViewColumns
 from service.answer import to_json
@@ -51,7 +51,7 @@ def stream(
         if name in plan.echoed:
             kind = plan.echoed[name]
             if kind == "BYTES":  # JSON has them as base64
-                values = [KEY_READERS[kind](value) for value in values]
+                values = key_values(kind, values)
             columns[name] = pa.array(values, key_type(kind))
     for output in plan.outputs:
         if output.on_demand >= 0:

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 
 from headwater.errors import BadRequestError
+from headwater.on_demand import BITS, whole
 from headwater.times import FIRST_US, LAST_US, micros
-
-_RANGES = {"INT32": 31, "INT64": 63}
+from service.answer import ODD
 
 
 def cell(where: str, name: str, kind: str, value: Any) -> Any:
@@ -47,12 +47,8 @@ def _parse(kind: str, value: Any) -> Any:
         return moment(value)
     if kind in {"BYTES", "PDF_BYTES", "IMAGE_BYTES"}:
         return value if isinstance(value, bytes) else base64.b64decode(value, validate=True)
-    if kind in _RANGES:
-        if isinstance(value, str) or value != int(value):
-            raise ValueError
-        if int(value) >> _RANGES[kind] not in {0, -1}:
-            raise OverflowError
-        return int(value)
+    if kind in BITS:
+        return whole(value, BITS[kind])
     if kind in {"FLOAT", "DOUBLE"}:
         # NaN and the infinities come as their names, as Feast writes them.
         number = float(value)
@@ -61,7 +57,7 @@ def _parse(kind: str, value: Any) -> Any:
         return number
     if kind == "BOOL" and isinstance(value, bool | int):
         return bool(value)
-    if kind in {"SCALAR_MAP", "ZONED_TIMESTAMP"}:
+    if kind in ODD:
         return value if isinstance(value, bytes) else _odd(value, kind)
     reader = _TEXTS.get(kind)
     return reader(value) if reader else value

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from headwater.codec import KEY_READERS, entity_texts
+from headwater.codec import entity_texts, key_values
 from headwater.online.columns import ViewColumns, Words, columns_of
 from service import answer
 from service.answer import Run
@@ -22,7 +22,7 @@ from service.feature_log import Recorder
 from service.found import Found, Replaced
 from service.log_records import LogRecords
 from service.metrics import Metrics, Spread, Tally
-from service.on_demand import compute
+from service.on_demand import Computed
 from service.replies import Reply
 from service.requests import FeaturePlan, check_columns
 from service.single import SingleEntities, Turn
@@ -61,6 +61,7 @@ class Prepared:
         self._log, self._recorder = log, recorder
         self._readers = [columns_of(read.reader, read.features) for read in plan.reads]
         self.types = [_kinds(read) for read in plan.reads]
+        self._computed = [Computed(view, plan) for view in plan.on_demand]
         self._any_time = ["UNIX_TIMESTAMP" in kinds for kinds in self.types]
         self._runs = _runs(plan)
         self._heads = [[_head(r.reader.prefix, size) for size in range(64)] for r in plan.reads]
@@ -70,9 +71,6 @@ class Prepared:
             [(r.reader.view.name, r.features, r.reader.view.kind == "row") for r in plan.reads],
         )
         self._budgets = Budgets(plan, metrics, clocks)
-        self._key_readers = {
-            name: KEY_READERS[kind] for name, kind in plan.key_types.items() if kind in KEY_READERS
-        }
         self._metrics, self._service = metrics, service
         self._uses: dict[str, Use] = {}
         self._oldest_us = [self._budgets.oldest_us(at) for at in range(len(plan.reads))]
@@ -142,8 +140,7 @@ class Prepared:
         return template % ((text,) * len(self.plan.reads))
 
     def _key(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
-        read = self._key_readers.get(name)
-        return values if read is None else [read(v) for v in values]
+        return key_values(self.plan.key_types[name], values)
 
     def columns(self, data: Sequence[bytes | None], n: int, now_us: int) -> list[ViewColumns]:
         """The columns of each read from the values of `keys`."""
@@ -253,7 +250,7 @@ class Prepared:
         replaced: Mapping[int, Replaced] = {}
         if self._enforced:
             columns, replaced = self._budgets.hold(columns, now_us)
-        made = [compute(view, self.plan, columns, entities, n) for view in self.plan.on_demand]
+        made = [view.columns(columns, entities, n) for view in self._computed]
         return Found(columns, made, now_us, replaced)
 
     def _record(self, now_us: int, n: int, entities: Any, data: Any, served: Found) -> None:

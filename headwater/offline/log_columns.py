@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headwater.arrow import TIMESTAMP, array_of, key_type
-from headwater.codec import KEY_READERS
+from headwater.codec import key_values
 from headwater.errors import BadRequestError
 from headwater.offline.feature_log import (
     STATUS_CODES,
@@ -237,9 +237,8 @@ def _chained(records: Sequence[Record], name: str) -> list[Any]:
 
 def _keys(values: list[Any], kind: str) -> pa.Array:
     """Values of a key column, times in microseconds; null for those of no type that fits."""
-    read = KEY_READERS.get(kind)
     try:
-        return pa.array(values if read is None else map(read, values), key_type(kind))
+        return pa.array(key_values(kind, values), key_type(kind))
     except (pa.ArrowException, BadRequestError, TypeError, ValueError, OverflowError):
         if len(values) == 1:
             return pa.nulls(1, key_type(kind))

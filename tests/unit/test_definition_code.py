@@ -21,23 +21,29 @@ online_store: {type: sqlite, path: data/online.db}
 offline_store: {type: headwater.offline.DuckDBOfflineStore}
 entity_key_serialization_version: 3
 """
-DEFINITIONS = """
+#: The source of all definitions here; of its fields one is theirs.
+SOURCE = """
 from datetime import timedelta
-from feast import Entity, Field, FileSource, KafkaSource, RequestSource, ValueType
+from feast import Entity, Field, FileSource, KafkaSource, ValueType
 from feast.data_format import DeltaFormat, JsonFormat
-from feast.on_demand_feature_view import on_demand_feature_view
 from feast.stream_feature_view import stream_feature_view
-from feast.types import Float64
-from money import rates
-from money.rates import Rounding, euros
 
 user = Entity(name="user", join_keys=["user"], value_type=ValueType.INT64)
 source = KafkaSource(
     name="orders", topic="orders", kafka_bootstrap_servers="127.0.0.1:1", timestamp_field="at",
-    message_format=JsonFormat("user bigint, dollars double, at timestamp"),
+    message_format=JsonFormat("user bigint, %s, at timestamp"),
     batch_source=FileSource(name="log", path="data/log/orders", file_format=DeltaFormat(),
                             timestamp_field="at"),
 )
+"""
+DEFINITIONS = (
+    (SOURCE % "dollars double")
+    + """
+from feast import RequestSource
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64
+from money import rates
+from money.rates import Rounding, euros
 
 
 def halved(x):
@@ -60,6 +66,7 @@ def spent(events):
 def converted(inputs):
     return {"y": [rates.euros(x) for x in inputs["x"]]}
 """
+)
 RATES = """
 RATE = 0.5
 
@@ -73,21 +80,11 @@ class Rounding:
     def cents(x):
         return round(x, 2)
 """
-MADE_TEXTS = """
-from datetime import timedelta
-from feast import Entity, Field, FileSource, KafkaSource, ValueType
+MADE_TEXTS = (
+    (SOURCE % "size int")
+    + """
 from feast.aggregation import Aggregation
-from feast.data_format import DeltaFormat, JsonFormat
-from feast.stream_feature_view import stream_feature_view
 from feast.types import Array, Int64, String, UnixTimestamp
-
-user = Entity(name="user", join_keys=["user"], value_type=ValueType.INT64)
-source = KafkaSource(
-    name="orders", topic="orders", kafka_bootstrap_servers="127.0.0.1:1", timestamp_field="at",
-    message_format=JsonFormat("user bigint, size int, at timestamp"),
-    batch_source=FileSource(name="log", path="data/log/orders", file_format=DeltaFormat(),
-                            timestamp_field="at"),
-)
 
 
 def of(function, column):
@@ -108,6 +105,7 @@ def labelled(events):
     return {"user": events["user"], "word": words, "day": days, "only_counted": words,
             "number": events["size"], "size": [str(n) for n in events["size"]]}
 """
+)
 #: What a worker or a service does, which has the catalogue and not the project's modules.
 RUN = """
 import sys

@@ -30,7 +30,7 @@ from headwater.catalog import (
 from headwater.errors import HeadwaterError
 from headwater.on_demand import Column, arrow_columns, plain_columns
 from headwater.online.columns import ViewColumns
-from service.on_demand import compute
+from service.on_demand import Computed
 from service.requests import Planner
 
 NOON, ORDER = datetime(2024, 1, 1, 12, tzinfo=UTC), uuid.UUID(int=7, version=4)
@@ -217,4 +217,4 @@ def test_a_feature_that_is_asked_for_besides_takes_no_inputs_place() -> None:
         values = {"whole": 7 if read.alias == "a" else 1_000, "spare": 5}
         lists = {at: [values[feature]] for at, feature in enumerate(read.features)}
         found.append(ViewColumns((), lists, None, [1]))
-    assert compute(made, plan, found, {"user": [1]}, 1) == {"y": ["False 7"]}
+    assert Computed(made, plan).columns(found, {"user": [1]}, 1) == {"y": ["False 7"]}

@@ -19,7 +19,7 @@ from service import answer
 from service.access import ANONYMOUS
 from service.feature_log import FeatureLogs
 from service.metrics import Metrics
-from service.on_demand import compute
+from service.on_demand import Computed
 from service.prepared import One
 from service.vectors import JSON, Vectors, parse
 
@@ -38,6 +38,7 @@ def measure(repo: Path, url: str, features: Sequence[str], n: int) -> dict[str, 
     names, entities = list(features), {"customer_id": list(range(5, 5 + n))}
     body = json.dumps({"features": names, "entities": entities}).encode()
     plan, more = (vectors.prepared(None, asked, False) for asked in (names, [*names, ON_DEMAND]))
+    computed = Computed(more.plan.on_demand[0], more.plan)
     command, now_us = plan.commands(entities, n)[0], time.time_ns() // 1000
     with _Connection(url) as redis:
         data, raw = redis.ask(command)
@@ -51,9 +52,7 @@ def measure(repo: Path, url: str, features: Sequence[str], n: int) -> dict[str, 
             "Redis and back": lambda: redis.ask(command),
             "reply": lambda: _read(raw),
             "decode, windows": lambda: plan.columns(data, n, now_us),
-            "an on-demand view": lambda: compute(
-                more.plan.on_demand[0], more.plan, more_columns, entities, n
-            ),
+            "an on-demand view": lambda: computed.columns(more_columns, entities, n),
             "encode": lambda: [
                 answer.pieces(one, types, False)
                 for one, types in zip(columns, plan.types, strict=True)
