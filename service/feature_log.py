@@ -45,7 +45,7 @@ WAKE_BYTES = 8_000_000
 #: A plan that went out of use is kept for so long.
 RETIRED_SECONDS = 30.0
 #: Vectors, and bytes, of one segment, which becomes one file.
-ROWS, BYTES = 50_000, 64_000_000
+ROWS, BYTES = 100_000, 64_000_000
 #: Folder of vectors that were asked for without a feature service.
 NO_SERVICE = "features"
 

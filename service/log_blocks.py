@@ -7,6 +7,8 @@ feature log's thread puts it together (`Layout.packed`).
 
 from __future__ import annotations
 
+import contextlib
+from array import array
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -77,9 +79,10 @@ class Scratch:
 
 
 class Layout(NamedTuple):
-    """What parts of a plan hold. names: the key columns; features: how many, of each read."""
+    """What parts of a plan hold. keys: the types of the key columns; features: how many, of each
+    read."""
 
-    names: tuple[str, ...]
+    keys: Mapping[str, str]
     features: tuple[int, ...]
 
     @property
@@ -131,11 +134,16 @@ class Layout(NamedTuple):
         rows = [part.rows[read] for read in range(len(self.features)) for part in parts]
         return packed_arrays(3, (sum(each), columns, parts[0].sizes), [*numbers, rows])
 
-    def _columns(self, entities: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
-        """The key columns of requests one behind the other."""
-        return {
-            name: [*chain.from_iterable([one[name] for one in entities])] for name in self.names
-        }
+    def _columns(self, entities: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, Any]:
+        """The key columns of requests one behind the other, as `Block` has them."""
+        columns: dict[str, Any] = {}
+        for name, kind in self.keys.items():
+            columns[name] = [*chain.from_iterable([one[name] for one in entities])]
+            if kind == "INT64":
+                # What is no number of 64 bits is told of where its column is made.
+                with contextlib.suppress(TypeError, OverflowError):
+                    columns[name] = array("q", columns[name]).tobytes()
+        return columns
 
     def _origins(
         self, parts: Sequence[Joined | bytes], sizes: Int64, n: int, scratch: Scratch
@@ -180,4 +188,4 @@ def warm() -> None:
     """Load the compiled loop."""
     one = np.zeros((1, 1), np.int64)
     part = Part(0, 1, True, [{}], [one], [None], [one], [Joined(bytes(12), 12)])
-    Layout((), (1,)).packed([part], Scratch())
+    Layout({}, (1,)).packed([part], Scratch())

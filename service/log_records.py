@@ -50,8 +50,7 @@ class LogRecords:
         readers = [columns_of(read.reader, read.features) for read in reads]
         fits = len(reads) == len(plan.reads) and not plan.on_demand
         if fits and all(reader.word_rows is not None for reader in readers):
-            names = tuple(plan.key_types)
-            self.layout = Layout(names, tuple(len(read.features) for read in reads))
+            self.layout = Layout(plan.key_types, tuple(len(read.features) for read in reads))
         self._windows = [read.reader.view.kind == "window" for read in reads]
         self._request_types = plan.request_types
         self._computed = [{f.name: f.type for f in view.features} for view in plan.on_demand]

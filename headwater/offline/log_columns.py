@@ -82,7 +82,7 @@ class LogColumns:
         of_each = pa.array(np.repeat(np.arange(len(rows)), sizes))
         columns: dict[str, pa.Array] = {}
         for column, kind in self._plan.key_types().items():
-            columns[column] = _keys(_chained(records, column), kind)
+            columns[column] = _key_column(records, column, kind)
         for column, kind in self._plan.request_types().items():
             columns[column] = array_of(_chained(records, column), kind)
         first = records[0]
@@ -232,7 +232,21 @@ def _shape(record: Record) -> Any:
 
 
 def _chained(records: Sequence[Record], name: str) -> list[Any]:
-    return list(chain.from_iterable([record.entities[name] for record in records]))
+    parts = [record.entities[name] for record in records]
+    return list(chain.from_iterable(_numbers(p) if isinstance(p, bytes) else p for p in parts))
+
+
+def _numbers(part: bytes) -> list[int]:
+    numbers: list[int] = np.frombuffer(part, np.int64).tolist()
+    return numbers
+
+
+def _key_column(records: Sequence[Record], name: str, kind: str) -> pa.Array:
+    parts = [record.entities[name] for record in records]
+    numbers = [part for part in parts if isinstance(part, bytes)]
+    if len(numbers) == len(parts):
+        return pa.array(np.frombuffer(b"".join(numbers), np.int64))
+    return _keys(_chained(records, name), kind)
 
 
 def _keys(values: list[Any], kind: str) -> pa.Array:

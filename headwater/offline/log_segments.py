@@ -73,6 +73,10 @@ class ReadRecord(msgspec.Struct, frozen=True, array_like=True):
     origins: tuple[bytes, int | bytes]
 
 
+#: A key column: its values, or numbers of 64 bits by their bytes.
+Keys = list[Any] | bytes
+
+
 class Block(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Vectors of several requests by columns, of numbers and truths alone; arrays by their bytes.
 
@@ -83,7 +87,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """
 
     n: int
-    entities: dict[str, list[Any]]
+    entities: dict[str, Keys]
     now_us: memoryview
     request: memoryview
     words: memoryview
@@ -101,7 +105,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """
 
     n: int
-    entities: dict[str, list[Any]]
+    entities: dict[str, Keys]
     sizes: list[int]
     now_us: memoryview
     request: memoryview
