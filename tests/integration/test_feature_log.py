@@ -180,6 +180,21 @@ def test_requests_for_several_entities_are_logged_with_nulls_and_without(
             assert all(one is None or one["readable"] for one in made_of)
 
 
+@pytest.mark.parametrize(("odd", "status"), [(2**63, 422), ("7", 200), (True, 422)])
+def test_a_key_of_another_kind_costs_no_other_vector(
+    repo: Path, redis_url: str, tmp_path: Path, odd: Any, status: int
+) -> None:
+    settings = {"HEADWATER_FEATURE_LOG": str(tmp_path), "HEADWATER_FEATURE_LOG_SECONDS": "3600"}
+    features = [f"doubles:d{i}" for i in range(5)]
+    with serve(repo, redis_url, **settings) as server:
+        server.fill(project.frames())
+        for users, expected in (([1, 2], 200), ([3, odd, 4], status), ([5, 6], 200)):
+            assert server.features(features, {"user_id": users}).status == expected
+    (part,) = FeatureLog(str(tmp_path / "features")).read()
+    answered = [3, 7, 4] if status == 200 else []
+    assert part.table["user_id"].to_pylist() == [1, 2, *answered, 5, 6]
+
+
 def _as_json(column: pa.ChunkedArray) -> list[Any]:
     """As Feast's JSON has it: seconds, base64, maps as they are."""
 
