@@ -14,17 +14,21 @@ import tempfile
 from functools import cached_property
 from pathlib import Path
 
-from tests.benchmarks import events, measure
+from tests.benchmarks import cores, events, measure
 from tests.benchmarks.events import Events
 from tests.benchmarks.measure import Report, Run, middle
 from tests.benchmarks.stream import TOPIC, Project, Servers, servers, takes
 
 FAST, STOCK = "confluent-kafka", "kafka-python"
+SHARE = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What one row of the table measures. `once`: too long for three runs."""
+    """What one row of the table measures.
+
+    once: too long for three runs. cores: how many each worker may use; 0: all.
+    """
 
     name: str
     client: str
@@ -32,6 +36,7 @@ class Case:
     log: bool = True
     once: bool = False
     workers: int = 1
+    cores: float = 0.0
 
     @property
     def settings(self) -> dict[str, str]:
@@ -50,6 +55,11 @@ def loads(total: int, long: bool) -> list[tuple[Events, list[Case]]]:
         )
     ]
     two_hours.append(Case("full job, two workers", FAST, workers=2))
+    # Broker, Redis and workers have the same cores: two workers are twice one where all have room.
+    two_hours += [
+        Case(f"full job, {name} with {SHARE} of a core", FAST, workers=workers, cores=SHARE)
+        for workers, name in ((1, "one worker"), (2, "two workers, each"))
+    ]
     found = [
         (events.make(total), two_hours),
         (events.make(total, hours=23.5), [Case("full job, times over 24 h", FAST)]),
@@ -125,13 +135,16 @@ class Bench:
                     return
                 del settings[name]
                 log = True
+        if case.cores and (why := cores.refusal()):
+            self.report.note(f"{case.name}: cores cannot be limited here ({why}).")
+            return
         project = self.full if case.rows else self.tiles
         done: list[Run] = []
         others: list[tuple[float, float]] = []
         compared = 0
         for _ in range(1 if case.once else self.runs):
             before = self._servers_cpu()
-            done.append(project.ingest(sent.n, settings, workers=case.workers))
+            done.append(project.ingest(sent.n, settings, case.workers, case.cores))
             after = self._servers_cpu()
             others.append((after[0] - before[0], after[1] - before[1]))
             compared += project.check(sent, logged=log)

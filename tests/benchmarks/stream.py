@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from headwater.offline.log import delta_files
 from headwater.online.values import ViewReader
 from headwater.settings import Settings
 from tests.benchmarks import events, measure
+from tests.benchmarks.cores import limited
 from tests.benchmarks.events import HOUR_US, Events
 from tests.processes import feature_store
 
@@ -146,20 +147,29 @@ class Project:
     def worker(self, *words: str) -> list[str]:
         return [sys.executable, "-P", "-m", "ingest", "--repo", str(self.repo), *words]
 
-    def ingest(self, total: int, settings: Mapping[str, str], workers: int = 1) -> measure.Run:
-        """Workers of a new group from the topic's start to its end, on empty stores."""
+    def ingest(
+        self, total: int, settings: Mapping[str, str], workers: int = 1, cores: float = 0.0
+    ) -> measure.Run:
+        """Workers of a new group from the topic's start to its end, on empty stores.
+
+        cores: how many each may use; 0: all. Raises OSError where they cannot be limited.
+        """
         self.clear()
         ports, group = free_ports(workers), uuid.uuid4().hex
-        return measure.run(
-            [self.worker("--until-end")] * workers,
-            [
-                self.environ(HEADWATER_GROUP=group, HEADWATER_METRICS_PORT=str(port), **settings)
-                for port in ports
-            ],
-            lambda: sum(applied(port) for port in ports),
-            total,
-            log=self.repo / "worker.log",
-        )
+        commands = [self.worker("--until-end")] * workers
+        with limited(commands, cores) if cores else nullcontext(commands) as started:
+            return measure.run(
+                started,
+                [
+                    self.environ(
+                        HEADWATER_GROUP=group, HEADWATER_METRICS_PORT=str(port), **settings
+                    )
+                    for port in ports
+                ],
+                lambda: sum(applied(port) for port in ports),
+                total,
+                log=self.repo / "worker.log",
+            )
 
     def check(self, sent: Events, *, logged: bool = True) -> int:
         """Compare windows and rows of a sample of users, and the log's rows, with the source.
